@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# `make run`: mounts at $MOUNTPOINT in the foreground until Ctrl-C.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+mountpoint=${MOUNTPOINT:-$HOME/wqfs}
+# Only bash's own `make MOUNTPOINT=~/x` comes expanded.
+case $mountpoint in "~" | "~/"*) mountpoint=$HOME${mountpoint#"~"} ;; esac
+# No look at a folder that exists: a dead mount there would fail it, and mount_wqfs.py clears one.
+mkdir -p "$mountpoint" 2>/dev/null || true
+
+cat <<END
+Mounting wqfs at $mountpoint. Ctrl-C here unmounts it.
+In a second terminal:
+
+    cd $(printf %q "$mountpoint")
+    mkdir watches/w                      # a watch; this one sees everything
+    cat watches/w/events &               # its events as JSON lines, from now on
+    echo 'mount /dev/sdb1 /mnt/data -t ext4 -o ro' > post
+    echo 'sb error /mnt/data EIO' > post
+    echo 'key add user colour red @s' > post
+    timeout 1 cat watches/w/queue | xxd  # the same events as the kernel's records
+    rmdir watches/w                      # hangs it up: cat ends
+
+END
+exec .venv/bin/python scripts/run.py .venv/bin/python mount_wqfs.py "$mountpoint" -f ${OPTIONS:+-o "$OPTIONS"}

@@ -1,0 +1,50 @@
+/* wqfs.h: ioctls of wqfs's `queue` files beside the kernel's own (linux/watch_queue.h).
+ *
+ * They go to a descriptor of a queue, opened for reading or for writing. Watch IDs are 0..255 to
+ * add a watch and -1 to remove it, as with keyctl(KEYCTL_WATCH_KEY). Errors:
+ *   EINVAL    an ID outside -1..255, or a path without its ending zero byte
+ *   EBUSY     the object is watched by this queue already
+ *   EBADSLT   removing what is not watched
+ *   ENOKEY, EKEYREVOKED, EACCES   as keyctl(2) for that key (watching needs View)
+ *   ENOENT    the path is not an absolute path, or (superblocks) nothing is mounted there
+ *   EDQUOT    more watched objects than the mount allows
+ * MIT licence, see LICENSE.
+ */
+#ifndef WQFS_H
+#define WQFS_H
+
+#include <linux/ioctl.h>
+#include <linux/types.h>
+
+struct wqfs_watch_key {
+	__s32 key;		/* serial number as in sim/keys, or -3 for the session keyring */
+	__s32 id;
+};
+
+struct wqfs_watch_path {
+	__s32 id;
+	char path[4096];	/* absolute, in the simulated system, ended by a zero byte */
+};
+
+struct wqfs_watch_devices {
+	__s32 id;
+};
+
+struct wqfs_queued {
+	__u32 records;		/* queued, the loss record not counted */
+	__u32 bytes;		/* of these; what FIONREAD says on a kernel's notification pipe */
+	__u32 loss;		/* 1: the next thing to be read is a loss record */
+	__u32 depth;		/* records that fit, 0 before the queue is sized */
+};
+
+#define WQFS_IOC_WATCH_KEY	_IOW('W', 0x70, struct wqfs_watch_key)
+#define WQFS_IOC_WATCH_MOUNT	_IOW('W', 0x71, struct wqfs_watch_path)
+#define WQFS_IOC_WATCH_SB	_IOW('W', 0x72, struct wqfs_watch_path)
+#define WQFS_IOC_WATCH_DEVICES	_IOW('W', 0x73, struct wqfs_watch_devices)
+#define WQFS_IOC_QUEUED		_IOR('W', 0x74, struct wqfs_queued)
+
+/* IOC_WATCH_QUEUE_SET_FILTER with its filter of n rules carried by value: needs no access of the
+ * server to the caller's memory. n = 0 removes the filter, as a null pointer does. */
+#define WQFS_IOC_SET_FILTER(n)	_IOC(_IOC_WRITE, 'W', 0x61, 8 + 44 * (n))
+
+#endif

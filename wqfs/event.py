@@ -1,0 +1,238 @@
+"""Events: what happened, once, and how a watch with one ID sees it, as bytes and as text.
+
+An Event is made by the simulated system and has a number, one count for the whole mount. A Notice
+is the event under one watch ID with one set of flags; all watches that see it the same share it,
+so that a thousand watches cost a thousand references. Text is made when somebody reads it.
+
+Stream and Log are the text's two shapes: what an open `events` has still to give, and the file
+`log`. Neither filters: what arrives has passed.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Mapping
+from select import POLLHUP, POLLIN
+
+from wqfs.abi import records as r
+
+NameValue = str | int | bool
+
+POLL_READABLE = POLLIN | 0x040  # POLLRDNORM, which Python does not name
+
+
+class Event:
+    """Something that happened.
+
+    number: from 1, one count for the mount; time_ns: nanoseconds since the epoch; record: the
+    bytes with watch ID 0 and the flags that every watch gets; names: what `events` adds, as known
+    at that moment (mountpoint, source, description).
+    """
+
+    __slots__ = ("_notices", "names", "number", "record", "time_ns")
+
+    def __init__(self, number: int, time_ns: int, record: bytes, names: Mapping[str, NameValue]) -> None:
+        self.number = number
+        self.time_ns = time_ns
+        self.record = record
+        self.names = names
+        self._notices: dict[int, Notice] | None = None
+
+    def notice(self, watch_id: int = 0, flags: int = 0) -> Notice:
+        """The event as a watch with this ID sees it; flags: bits of `info` for this watch alone."""
+        bits = watch_id << r.WATCH_INFO_ID__SHIFT | flags
+        if self._notices is None:
+            self._notices = {}
+        notice = self._notices.get(bits)
+        if notice is None:
+            record = self.record
+            if bits:
+                word, info = r.HEADER.unpack_from(record)
+                record = r.HEADER.pack(word, info | bits) + record[r.RECORD_MIN :]
+            notice = self._notices[bits] = Notice(self, record)
+        return notice
+
+
+class Notice:
+    """An event under one watch ID: its record, and its line of JSON once somebody wants it."""
+
+    __slots__ = ("_line", "event", "record")
+
+    def __init__(self, event: Event, record: bytes) -> None:
+        self.event = event
+        self.record = record
+        self._line: bytes | None = None
+
+    def line(self) -> bytes:
+        """One JSON object and a newline.
+
+        Always: seq, time (seconds, 6 decimals), id, type, event, flags. Then the ids of the record
+        by the names of its structure, then the names known when it happened.
+        """
+        if self._line is None:
+            self._line = _line(self.event, self.record)
+        return self._line
+
+
+def _line(event: Event, record: bytes) -> bytes:
+    word, info = r.HEADER.unpack_from(record)
+    type_, subtype = word & 0xFFFFFF, word >> 24
+    flag_type = r.FLAGS.get(type_)
+    members: dict[str, object] = {
+        "seq": event.number,
+        "time": event.time_ns // 1000 / 1_000_000,
+        "id": (info & r.WATCH_INFO_ID) >> r.WATCH_INFO_ID__SHIFT,
+        "type": r.TYPE_WORDS.get(type_, type_),
+        "event": event_word(type_, subtype),
+        "flags": [f.name for f in flag_type if info & f] if flag_type else [],
+    }
+    members.update(_body(type_, subtype, record[r.RECORD_MIN :]))
+    members.update(event.names)
+    return json.dumps(members, separators=(",", ":")).encode() + b"\n"
+
+
+def event_word(type_: int, subtype: int) -> str | int:
+    """The word for an event in `events`, `filter` and commands: `new_mount`; a number if unknown."""
+    try:
+        return r.SUBTYPES[type_](subtype).name.lower()
+    except (KeyError, ValueError):
+        return subtype
+
+
+def _body(type_: int, subtype: int, body: bytes) -> dict[str, object]:
+    """The body by the kernel's member names; as hexadecimal digits where it has no such shape."""
+    size = len(body)
+    if type_ == r.WatchType.KEY_NOTIFY and size == r.KEY_BODY.size:
+        return dict(zip(("key", "aux"), r.KEY_BODY.unpack(body), strict=True))
+    if type_ == r.WatchType.MOUNT_NOTIFY and size == r.MOUNT_BODY.size:
+        return dict(zip(("triggered_on", "auxiliary_mount"), r.MOUNT_BODY.unpack(body), strict=True))
+    if type_ == r.WatchType.SB_NOTIFY and subtype == r.SbSubtype.ERROR and size >= r.SB_ERROR_BODY.size:
+        sb, number, cookie = r.SB_ERROR_BODY.unpack_from(body)
+        return {
+            "sb": sb,
+            "error": errno.errorcode.get(number, number),
+            "error_text": os.strerror(number),
+            "cookie": cookie,
+            "text": body[r.SB_ERROR_BODY.size :].decode("utf-8", "replace"),
+        }
+    if type_ == r.WatchType.SB_NOTIFY and size == r.SB_BODY.size:
+        return {"sb": r.SB_BODY.unpack(body)[0]}
+    if type_ == r.WatchType.BLOCK_NOTIFY and size == r.BLOCK_BODY.size:
+        return dict(zip(("dev", "sector"), r.BLOCK_BODY.unpack(body), strict=True))
+    if type_ == r.WatchType.META and size == r.REMOVAL_BODY.size:
+        return {"object": r.REMOVAL_BODY.unpack(body)[0]}
+    return {"body": body.hex()} if body else {}
+
+
+class Gap:
+    """Events that are not there. word: `lost` or `cut`; count: how many; last: the last one's number."""
+
+    __slots__ = ("count", "last", "word")
+
+    def __init__(self, word: str, count: int, last: int) -> None:
+        self.word = word
+        self.count = count
+        self.last = last
+
+    def line(self) -> bytes:
+        """One JSON object and a newline: type `meta`, event and member named by the word."""
+        members = {"seq": self.last, "id": 0, "type": "meta", "event": self.word, "flags": [], self.word: self.count}
+        return json.dumps(members, separators=(",", ":")).encode() + b"\n"
+
+
+class Stream:
+    """What one open of `events` has still to give: a plain stream of bytes.
+
+    limit: events kept while nobody reads. Later ones are lost; a line says how many, where they
+    are missing.
+    """
+
+    __slots__ = ("_ring", "_text", "limit", "on_change")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._ring: deque[Notice | Gap] = deque()
+        self._text = b""
+        self.on_change: Callable[[Stream], object] | None = None
+        """Called when something was queued; None while nobody waits."""
+
+    def push(self, notice: Notice) -> None:
+        ring = self._ring
+        if len(ring) >= self.limit:
+            newest = ring[-1]
+            if isinstance(newest, Gap):
+                newest.count += 1
+                newest.last = notice.event.number
+            else:
+                ring.append(Gap("lost", 1, notice.event.number))
+            return
+        ring.append(notice)
+        if self.on_change is not None:
+            self.on_change(self)
+
+    def push_all(self, notices: list[Notice]) -> None:
+        for notice in notices:
+            self.push(notice)
+
+    def read(self, size: int) -> bytes | None:
+        """Up to `size` bytes, wherever a line ends; None while there are none."""
+        text = self._text
+        ring = self._ring
+        if len(text) < size and ring:
+            parts = [text]
+            length = len(text)
+            while ring and length < size:
+                line = ring.popleft().line()
+                parts.append(line)
+                length += len(line)
+            text = b"".join(parts)
+        self._text = text[size:]
+        return text[:size] or (None if size else b"")
+
+    def poll(self, *, hung_up: bool) -> int:
+        """The events of poll(2): POLLIN | POLLRDNORM, POLLHUP when its watch is gone."""
+        mask = POLL_READABLE if self._text or self._ring else 0
+        return mask | POLLHUP if hung_up else mask
+
+
+class Log:
+    """The file `log`: every event since the watch was made, as bytes with a size.
+
+    limit: events kept; the one after it cuts the file to nothing, but for a line that says so.
+    """
+
+    __slots__ = ("_count", "_fresh", "_text", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._count = 0
+        self._fresh: list[Notice] = []  # not made into text yet
+        self._text: bytearray | None = None
+
+    def push(self, notice: Notice) -> None:
+        if self._count >= self.limit:
+            self._fresh.clear()
+            self._text = bytearray(Gap("cut", self._count, notice.event.number - 1).line())
+            self._count = 0
+        self._count += 1
+        self._fresh.append(notice)
+
+    def push_all(self, notices: list[Notice]) -> None:
+        if self._count + len(notices) > self.limit:
+            for notice in notices:
+                self.push(notice)
+        else:
+            self._count += len(notices)
+            self._fresh += notices
+
+    def text(self) -> bytearray:
+        """All of it. The caller must not change or keep it."""
+        if self._text is None:
+            self._text = bytearray()
+        if self._fresh:
+            self._text += b"".join([notice.line() for notice in self._fresh])
+            self._fresh.clear()
+        return self._text

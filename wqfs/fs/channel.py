@@ -1,0 +1,287 @@
+"""Which FUSE message goes where, and who waits: a function of bytes, in and out.
+
+`receive` takes a request from the kernel and `answered` a reply from pyfuse3; both call `send` (to
+the kernel) and `forward` (to pyfuse3) any number of times. No I/O and no task is in here, so it
+can be replayed and fuzzed without a kernel.
+
+The rules:
+- READ, WRITE, POLL, IOCTL, INTERRUPT and RELEASE are answered here, at once; a read that must wait
+  is an entry in a table (`waiting`: unique -> source). All other requests are pyfuse3's.
+- Events that a request makes are queued everywhere first; then readers are filled, in the order of
+  their arrival, and pollers notified; once a request.
+- FUSE_INTERRUPT is answered with EINTR to the request that it names, if that waits here. The
+  kernel sends no second one. One for a request answered already needs no reply.
+- A bug in a handle answers EIO on that handle and is logged; nobody is left waiting.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Callable
+from typing import Final
+
+from wqfs.abi import fuse
+from wqfs.fs.channel_limits import MAX_PAGES, MAX_WRITE
+from wqfs.fs.handles.base import Caller, Handle, Source
+
+log = logging.getLogger(__name__)
+
+_OUT = fuse.OUT_HEADER.pack
+_OUT_SIZE = fuse.OUT_HEADER.size
+_WRITE_DATA_AT = fuse.WRITE_IN.size
+_IOCTL_DATA_AT = fuse.IOCTL_IN.size
+
+
+class Channel:
+    """The switch of one mount.
+
+    send: takes the bytes of one reply or notification; forward: those of one request for pyfuse3.
+    handles: open files by their number in FUSE messages, filled by who opens them. max_waiting:
+    readers that may wait at once; one more gets ENOMEM. clock: seconds, asked once per waiting
+    read; None where no read has a deadline. on_started: called when INIT has been answered.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[bytes], object],
+        forward: Callable[[bytes], object],
+        *,
+        max_waiting: int = 16384,
+        clock: Callable[[], float] | None = None,
+        on_started: Callable[[], object] | None = None,
+    ) -> None:
+        self._send = send
+        self._forward = forward
+        self._max_waiting = max_waiting
+        self._clock = clock
+        self.handles: dict[int, Handle] = {}
+        self.ready: list[Source] = []
+        """Sources that changed while somebody waited; emptied by `wake`."""
+        self.waiting: dict[int, Source] = {}
+        self._opening: set[int] = set()
+        self._starting: set[int] = set()
+        self._on_started = on_started
+        self._serve = {
+            fuse.READ: self._read,
+            fuse.WRITE: self._write,
+            fuse.POLL: self._poll,
+            fuse.IOCTL: self._ioctl,
+            fuse.INTERRUPT: self._interrupt,
+            fuse.RELEASE: self._release,
+        }
+
+    # -- from the kernel
+
+    def receive(self, message: memoryview, size: int) -> None:
+        """Serve the request in the first `size` bytes of `message`, which is reused afterwards."""
+        length, opcode, unique = fuse.START.unpack_from(message)
+        serve = self._serve.get(opcode)
+        if serve is None:
+            self._pass_on(opcode, unique, bytes(message[:size]))
+            return
+        try:
+            if length != size:
+                raise ValueError(f"expected a request of {length} bytes, not {size}")
+            serve(unique, message, size)
+        except Exception:
+            log.exception("request %d (opcode %d) failed: answered with EIO", unique, opcode)
+            if opcode != fuse.INTERRUPT:
+                self._error(unique, errno.EIO)
+        if self.ready:
+            self.wake()
+
+    def _error(self, unique: int, number: int) -> None:
+        self._send(_OUT(_OUT_SIZE, -number, unique))
+
+    def _read(self, unique: int, message: memoryview, size: int) -> None:
+        fh, offset, wanted, read_flags, flags = fuse.READ_IN.unpack_from(message)
+        handle = self.handles.get(fh)
+        if handle is None:
+            self._error(unique, errno.EBADF)
+            return
+        if not handle.paged and (
+            not read_flags & fuse.FUSE_READ_LOCKOWNER
+            or (flags & os.O_DIRECT and handle.open_flags & fuse.FOPEN_STREAM)
+        ):
+            # splice or sendfile, which must take nothing (ABI.md, 3): as on a notification pipe.
+            self._error(unique, errno.EINVAL)
+            return
+        data = handle.read(offset, wanted, flags)
+        if data.__class__ is bytes:
+            self._send(_OUT(_OUT_SIZE + len(data), 0, unique) + data)  # type: ignore[arg-type,operator]
+        elif data is None:
+            self._wait(unique, handle, wanted, flags)
+        elif data.__class__ is int:
+            self._send(_OUT(_OUT_SIZE, data, unique))
+        else:
+            self._send(_OUT(_OUT_SIZE + len(data), 0, unique) + bytes(data))  # type: ignore[arg-type]
+
+    def _wait(self, unique: int, handle: Handle, size: int, flags: int) -> None:
+        source = handle.source()
+        if source is None:
+            raise TypeError(f"{handle!r} has nothing to wait for")
+        if flags & os.O_NONBLOCK:
+            self._error(unique, errno.EAGAIN)
+        elif len(self.waiting) >= self._max_waiting:
+            log.warning("a read was refused: %d readers wait already, the limit max_waiting", self._max_waiting)
+            self._error(unique, errno.ENOMEM)
+        else:
+            source.waiters[unique] = (handle, size, self._clock() if self._clock else 0.0)
+            self.waiting[unique] = source
+            source.arm()
+
+    def _write(self, unique: int, message: memoryview, size: int) -> None:
+        fh, offset, length, _, _ = fuse.WRITE_IN.unpack_from(message)
+        handle = self.handles.get(fh)
+        if handle is None:
+            self._error(unique, errno.EBADF)
+            return
+        if _WRITE_DATA_AT + length != size:
+            raise ValueError(f"expected {length} bytes to write, not {size - _WRITE_DATA_AT}")
+        caller: Caller = fuse.CALLER.unpack_from(message)
+        count = handle.write(message[_WRITE_DATA_AT : _WRITE_DATA_AT + length], offset, caller)
+        if count < 0:
+            self._send(_OUT(_OUT_SIZE, count, unique))
+        else:
+            self._send(fuse.WRITE_OUT.pack(fuse.WRITE_OUT.size, 0, unique, count))
+
+    def _poll(self, unique: int, message: memoryview, size: int) -> None:
+        fh, kh, flags, _ = fuse.POLL_IN.unpack_from(message)
+        handle = self.handles.get(fh)
+        if handle is None:
+            self._error(unique, errno.EBADF)
+            return
+        events = handle.poll()
+        if flags & fuse.FUSE_POLL_SCHEDULE_NOTIFY:
+            # Also when it is ready: epoll's edge-triggered form waits for the next record.
+            source = handle.source()
+            if source is not None:
+                source.pollers[kh] = None
+                source.arm()
+        self._send(fuse.POLL_OUT.pack(fuse.POLL_OUT.size, 0, unique, events))
+
+    def _ioctl(self, unique: int, message: memoryview, size: int) -> None:
+        fh, flags, command, argument, in_size, _ = fuse.IOCTL_IN.unpack_from(message)
+        handle = self.handles.get(fh)
+        if handle is None or flags & fuse.FUSE_IOCTL_DIR:
+            self._error(unique, errno.ENOTTY)
+            return
+        caller: Caller = fuse.CALLER.unpack_from(message)
+        data = handle.ioctl(command, argument, message[_IOCTL_DATA_AT : _IOCTL_DATA_AT + in_size], caller)
+        if data.__class__ is int:
+            self._send(_OUT(_OUT_SIZE, data, unique))
+        else:
+            out_size = fuse.IOCTL_OUT.size + len(data)  # type: ignore[arg-type]
+            self._send(fuse.IOCTL_OUT.pack(out_size, 0, unique, 0, 0, 0, 0) + data)  # type: ignore[operator]
+
+    def _interrupt(self, unique: int, message: memoryview, size: int) -> None:
+        (interrupted,) = fuse.INTERRUPT_IN.unpack_from(message)
+        self.end_wait(interrupted, errno.EINTR)
+
+    def _release(self, unique: int, message: memoryview, size: int) -> None:
+        (fh,) = fuse.RELEASE_IN.unpack_from(message)
+        handle = self.handles.pop(fh, None)
+        try:
+            if handle is not None:
+                handle.release()
+        finally:
+            self._error(unique, 0)
+
+    # -- who waits
+
+    def end_wait(self, unique: int, number: int) -> None:
+        """End the waiting read `unique` with the errno `number`; nothing if it does not wait here."""
+        source = self.waiting.pop(unique, None)
+        if source is not None:
+            del source.waiters[unique]
+            source.arm()
+            self._error(unique, number)
+
+    def end_waits_since(self, moment: float) -> None:
+        """End with EINTR every read that has waited since `moment` or longer."""
+        for unique, source in list(self.waiting.items()):
+            if source.waiters[unique][2] > moment:
+                break  # the table is in order of arrival
+            self.end_wait(unique, errno.EINTR)
+
+    def oldest_wait(self) -> float | None:
+        """Since when the longest waiting read waits; None if none does."""
+        for unique, source in self.waiting.items():
+            return source.waiters[unique][2]
+        return None
+
+    def wake(self) -> None:
+        """Fill waiting readers and notify pollers of everything that changed."""
+        ready = self.ready
+        while ready:
+            self._wake_source(ready.pop(0))
+
+    def _wake_source(self, source: Source) -> None:
+        waiters = source.waiters
+        while waiters:
+            unique = next(iter(waiters))
+            handle, size, _ = waiters[unique]
+            try:
+                data = handle.read(0, size, 0)
+            except Exception:
+                log.exception("waking the read %d failed: answered with EIO", unique)
+                data = -errno.EIO
+            if data is None:
+                break
+            del waiters[unique]
+            del self.waiting[unique]
+            if data.__class__ is int:
+                self._send(_OUT(_OUT_SIZE, data, unique))
+            else:
+                self._send(_OUT(_OUT_SIZE + len(data), 0, unique) + data)  # type: ignore[arg-type,operator]
+        for kh in source.pollers:
+            self._send(fuse.NOTIFY_POLL_OUT.pack(fuse.NOTIFY_POLL_OUT.size, fuse.NOTIFY_POLL, 0, kh))
+        source.pollers.clear()
+        source.arm()
+
+    # -- pyfuse3's part
+
+    def _pass_on(self, opcode: int, unique: int, message: bytes) -> None:
+        if opcode == fuse.OPEN:
+            self._opening.add(unique)
+        elif opcode == fuse.INIT:
+            self._starting.add(unique)
+        self._forward(message)
+
+    def answered(self, reply: bytes) -> bytes:
+        """What the kernel gets for pyfuse3's `reply`: itself, but for INIT's and OPEN's."""
+        if not self._opening and not self._starting:
+            return reply
+        _, error, unique = fuse.OUT_HEADER.unpack_from(reply)
+        if unique in self._opening:
+            self._opening.discard(unique)
+            if not error:
+                return self._opened(reply)
+        elif unique in self._starting:
+            self._starting.discard(unique)
+            if not error:
+                if self._on_started is not None:
+                    self._on_started()
+                return started(reply)
+        return reply
+
+    def _opened(self, reply: bytes) -> bytes:
+        """OPEN's reply with the flags of its handle."""
+        size, error, unique, fh, flags = fuse.OPEN_OUT.unpack_from(reply)
+        handle = self.handles.get(fh)
+        if handle is not None:
+            flags = handle.open_flags
+        return fuse.OPEN_OUT.pack(size, error, unique, fh, flags)
+
+
+def started(reply: bytes) -> bytes:
+    """INIT's reply with sizes that fit the socket to pyfuse3, as long as it came."""
+    fields = list(fuse.INIT_OUT.unpack_from(reply, _OUT_SIZE))
+    fields[2] = min(fields[2], MAX_WRITE)  # max_readahead
+    fields[3] |= fuse.FUSE_MAX_PAGES
+    fields[6] = MAX_WRITE
+    fields[8] = MAX_PAGES
+    head = reply[:_OUT_SIZE] + fuse.INIT_OUT.pack(*fields)
+    return head + reply[len(head) :]

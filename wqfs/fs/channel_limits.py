@@ -1,0 +1,10 @@
+"""Sizes that the channel negotiates with the kernel in INIT."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MAX_WRITE: Final = 128 * 1024
+"""Bytes of one WRITE and of one READ; larger calls come in pieces. A message of this size with its
+header still fits a SOCK_SEQPACKET socket of the default size."""
+MAX_PAGES: Final = MAX_WRITE // 4096

@@ -1,0 +1,89 @@
+"""What the control files do to the core: `post`, `objects`, `filter`, `depth`, and the watch ioctls.
+
+The glue between a line of text and the room that understands it; refusals become LineRefused, with
+the word at fault.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Sequence
+
+from wqfs.abi import filter_text
+from wqfs.fs.handles.base import Caller
+from wqfs.fs.handles.lines import LineRefused
+from wqfs.queue import DEPTH_MAX, SizeRefused
+from wqfs.sim import objects
+from wqfs.sim.command import Actor
+from wqfs.sim.errors import Refused
+from wqfs.sim.system import System
+from wqfs.watch import Watch, Watches, WatchRefused
+
+
+class Control:
+    """now_ns: nanoseconds since the epoch."""
+
+    def __init__(self, system: System, watches: Watches, now_ns: Callable[[], int]) -> None:
+        self._system = system
+        self._watches = watches
+        self._now_ns = now_ns
+        self._actor = Actor(0, 0)
+
+    def _actor_of(self, caller: Caller) -> Actor:
+        uid, gid, _ = caller
+        actor = self._actor
+        if actor.uid != uid or actor.gid != gid:
+            self._actor = actor = Actor(uid, gid)
+        return actor
+
+    def run(self, line: str, caller: Caller, now_ns: int) -> None:
+        """A line of `post`. Raises LineRefused."""
+        try:
+            self._system.run(line, self._actor_of(caller), now_ns)
+        except Refused as refused:
+            raise LineRefused(refused.errno or errno.EINVAL, refused.reason, refused.word) from None
+
+    def watch_object(self, watch: Watch, words: Sequence[str], watch_id: int, caller: Caller) -> None:
+        """Watch an object, in the words of `objects`, under watch_id 0..255; -1 stops it.
+
+        Raises OSError in the kernel's order: the ID first (EINVAL), then the object, then EBUSY or
+        EBADSLT.
+        """
+        if not -1 <= watch_id <= 255:
+            raise WatchRefused(errno.EINVAL, f"expected a watch ID of -1..255, not {watch_id}")
+        now_ns = self._now_ns()
+        target, place, label = self._system.resolve(words, self._actor_of(caller), now_ns)
+        if watch_id < 0:
+            self._watches.remove(watch, target, now_ns, label=label, place=place)
+        else:
+            self._watches.add(watch, target, watch_id, label=label, place=place)
+
+    def objects_line(self, watch: Watch, line: str, caller: Caller) -> None:
+        """A line of `objects`: adds or, with a `-` before it, removes. Raises LineRefused."""
+        try:
+            request = objects.parse(line)
+            if request is not None:
+                self.watch_object(watch, request.words, -1 if request.remove else request.id, caller)
+        except Refused as refused:
+            raise LineRefused(refused.errno or errno.EINVAL, refused.reason, refused.word) from None
+        except WatchRefused as refused:
+            raise LineRefused(refused.errno or errno.EINVAL, str(refused.strerror)) from None
+
+    def filter_lines(self, watch: Watch, lines: Sequence[str]) -> None:
+        """The whole text of `filter`; without a rule it removes the filter. Raises LineRefused."""
+        try:
+            watch.queue.filter = filter_text.parse(lines)
+        except filter_text.FilterTextError as error:
+            raise LineRefused(errno.EINVAL, f"rule line {error.line}: {error.reason}", error.word) from None
+
+    def depth_line(self, watch: Watch, line: str) -> None:
+        """A line of `depth`: the same as SET_SIZE. Raises LineRefused."""
+        text = line.strip()
+        if not text:
+            return
+        if not text.isascii() or not text.isdecimal() or len(text) > 10:
+            raise LineRefused(errno.EINVAL, f"expected a depth of 1..{DEPTH_MAX}, not {text[:20]!r}", 1)
+        try:
+            watch.queue.set_size(int(text))
+        except SizeRefused as refused:
+            raise LineRefused(refused.errno or errno.EINVAL, str(refused.strerror), 1) from None

@@ -1,0 +1,172 @@
+"""The process behind a mount: the command line, the background, the exit code.
+
+The order of CONVENTIONS.md: parse, pipe, fork, mount, serve; once the kernel has been greeted:
+setsid, chdir /, close the standard streams, tell the parent, which ends with that. setsid before
+the mount would hang a systemd automount, which lets only the mounter's process group through.
+"""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final
+
+from wqfs import __version__
+from wqfs.fs.mounting import MountFailed, mount, unmount
+from wqfs.fs.options import CommandLine, UsageError, parse_command_line
+
+log = logging.getLogger(__name__)
+
+EXIT_OK: Final = 0
+EXIT_USAGE: Final = 1
+EXIT_SYSTEM: Final = 2
+EXIT_MOUNT: Final = 32
+
+HELP: Final = """\
+usage: mount_wqfs.py [SOURCE] MOUNTPOINT [-f] [-d] [-o OPTIONS]
+
+Mount wqfs, the Linux notification pipe as files, on the folder MOUNTPOINT. Returns once the mount
+answers and goes on in the background. Unmount with `fusermount3 -u MOUNTPOINT`.
+
+  -f            stay in the foreground; Ctrl-C unmounts
+  -d            foreground, with a line for each request
+  -o OPTIONS    comma-separated, may be repeated
+  -h, -V        this help; the version
+
+options
+  strict          a queue sees nothing until it watches something and keeps nothing until it is
+                  sized, as the kernel's (default: a new watch watches everything)
+  enobufs         a record larger than the reader's buffer is ENOBUFS, as released kernels have it
+                  (default: EMSGSIZE)
+  depth=N         records that a queue holds that was not sized, 1..512 (default 256)
+  events_depth=N  events that an open `events` holds while nobody reads (default 1024)
+  log_events=N    events in `log` before it is cut to nothing (default 4096)
+  max_watches=N   watches of one user (default 1024), EDQUOT beyond
+  max_objects=N   objects of one watch (default 1024), EDQUOT beyond
+  max_waiting=N   readers that wait at once (default 16384), ENOMEM beyond
+  max_line=N      bytes of one command line (default 4096), EINVAL beyond
+  allow_other     other users may use the mount; for anyone but root it needs user_allow_other in
+                  /etc/fuse.conf; allow_root: root may
+  uid=N gid=N     owner of the files (default: who mounts); umask=OCTAL takes bits from all modes
+  ro              nothing can be made or posted
+  fsname=NAME     shown as the source of the mount (default: SOURCE or wqfs)
+  nosuid, nodev, noexec, noatime and the like go to the kernel; the words of mount(8) and fstab
+  (defaults, nofail, _netdev, user, x-*, auto_unmount) are accepted
+
+exit codes: 0 mounted; 1 usage or permission; 2 system error; 32 mount failed
+"""
+
+
+def main(arguments: Sequence[str] | None = None, program: str = "mount_wqfs") -> int:
+    """The mount command. arguments: without the program's name, sys.argv's by default. Returns
+    the exit code; in the background form the parent's."""
+    try:
+        line = parse_command_line(sys.argv[1:] if arguments is None else arguments)
+    except UsageError as error:
+        return _complain(program, str(error), EXIT_USAGE)
+    if line.action == "help":
+        print(HELP, end="")
+        return EXIT_OK
+    if line.action == "version":
+        print(f"wqfs {__version__}")
+        return EXIT_OK
+    return _run(line, program) if line.foreground else _in_background(line, program)
+
+
+def _complain(program: str, sentence: str, code: int) -> int:
+    with suppress(OSError):
+        print(f"{program}: {sentence}", file=sys.stderr, flush=True)
+    return code
+
+
+def _run(line: CommandLine, program: str, on_started: Callable[[], object] | None = None) -> int:
+    """Mount and serve in this process until the mount ends."""
+    _log_to(line, background=on_started is not None)
+    mountpoint = os.path.realpath(line.mountpoint)
+    try:
+        fuse_fd = mount(mountpoint, line.options)
+    except MountFailed as error:
+        return _complain(program, str(error), error.exit_code)
+    except OSError as error:
+        return _complain(program, f"Mounting on {mountpoint} failed: {error.strerror}.", EXIT_SYSTEM)
+    try:
+        # Late, for these cost a quarter of a second that a usage error need not wait for.
+        from wqfs.fs.session import serve
+
+        serve(mountpoint, fuse_fd, line.options, on_started or (lambda: _foreground_started(mountpoint)))
+    except Exception:
+        log.exception("%s: the daemon ends on a fault of its own", mountpoint)
+        unmount(mountpoint, lazy=True)
+        return _complain(program, f"{mountpoint}: ended by a fault of wqfs's own; the log has it.", EXIT_SYSTEM)
+    return EXIT_OK
+
+
+def _foreground_started(mountpoint: str) -> None:
+    log.info("%s: mounted", mountpoint)
+    _notify(b"READY=1")
+
+
+def _in_background(line: CommandLine, program: str) -> int:
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(writer)
+        with os.fdopen(reader, "rb") as status:
+            if status.read(1):
+                return EXIT_OK
+        _, code = os.waitpid(child, 0)
+        return os.waitstatus_to_exitcode(code) if os.WIFEXITED(code) else EXIT_SYSTEM
+    os.close(reader)
+    code = EXIT_SYSTEM
+    try:
+        code = _run(line, program, on_started=lambda: _detach(writer))
+    finally:
+        os._exit(code)  # never into the parent's part of the program
+
+
+def _detach(writer: int) -> None:
+    """Become a daemon, then tell the parent."""
+    os.setsid()
+    os.chdir("/")
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(null, stream)
+    os.close(null)
+    os.write(writer, b"1")
+    os.close(writer)
+
+
+def _log_to(line: CommandLine, *, background: bool) -> None:
+    """The foreground logs to standard error, the background to syslog where there is one."""
+    handlers: list[logging.Handler] = []
+    if not background:
+        handlers.append(logging.StreamHandler())
+    elif os.path.exists("/dev/log"):
+        with suppress(OSError):
+            syslog = logging.handlers.SysLogHandler("/dev/log", logging.handlers.SysLogHandler.LOG_DAEMON)
+            syslog.ident = f"wqfs[{os.getpid()}]: "
+            handlers.append(syslog)
+    logging.basicConfig(
+        level=logging.DEBUG if line.debug else logging.INFO,
+        format="%(levelname)s %(name)s: %(message)s",
+        handlers=handlers or [logging.NullHandler()],
+    )
+    logging.getLogger("pyfuse3").setLevel(logging.INFO)
+
+
+def _notify(state: bytes) -> None:
+    """Tell a service manager, if one asked for it in NOTIFY_SOCKET (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.sendto(state, address)
+
+

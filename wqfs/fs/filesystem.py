@@ -1,0 +1,245 @@
+"""Everything that one mount is made of, and what opening each place of the tree gives.
+
+All state lives in one thread; nothing here waits. Time comes from `now_ns`.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+import time
+from collections.abc import Callable
+from typing import Final
+
+from wqfs.event import Log, Stream
+from wqfs.fs import nodes, views
+from wqfs.fs.channel import Channel
+from wqfs.fs.control import Control
+from wqfs.fs.handles.base import Caller, Handle, Source
+from wqfs.fs.handles.lines import LineContext, LineHandle, RecordsHandle, WholeTextHandle
+from wqfs.fs.handles.queue import QueueContext, QueueHandle, ReadMemory
+from wqfs.fs.handles.text import ChangingTextHandle, EventsHandle, LogHandle, TextHandle
+from wqfs.fs.nodes import Place
+from wqfs.fs.options import Options
+from wqfs.fs.refusals import Refusals
+from wqfs.sim.system import System
+from wqfs.watch import Limits, Watch, Watches
+
+_NOTHING: Final = lambda: b""  # noqa: E731
+
+
+class OpenRefused(OSError):
+    """A file cannot be opened. errno: ENOENT, EISDIR, ENFILE."""
+
+
+class Changes:
+    """A count of changes that can be waited for: the mount table's."""
+
+    __slots__ = ("number", "on_change")
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.on_change: Callable[[Changes], object] | None = None
+
+    def update(self, number: int) -> None:
+        if number != self.number:
+            self.number = number
+            if self.on_change is not None:
+                self.on_change(self)
+
+
+class Filesystem:
+    """One mount.
+
+    uid, gid: who mounts; read_memory: see handles.queue.ReadMemory. `channel` is set before the
+    first request comes.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        uid: int,
+        gid: int,
+        read_memory: ReadMemory,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.options = options
+        self.uid = uid if options.uid is None else options.uid
+        self.gid = gid if options.gid is None else options.gid
+        self.now_ns = now_ns
+        limits = Limits(
+            watches=options.max_watches,
+            objects=options.max_objects,
+            depth=options.depth,
+            events_depth=options.events_depth,
+            log_events=options.log_events,
+        )
+        self.watches = Watches(limits, strict=options.strict)
+        self.system = System(self.watches, now_ns=now_ns())
+        self.refusals = Refusals(now_ns)
+        self.control = Control(self.system, self.watches, now_ns)
+        self.mount_changes = Changes()
+        self.channel: Channel
+        self._last_handle = 0
+        self._sources: dict[int, Source] = {}
+        self._mount_source: Source | None = None
+        self._changed_ns = now_ns()
+        self._lines = LineContext(options.max_line, self.refusals.add)
+        self._queues = QueueContext(
+            too_small=errno.ENOBUFS if options.enobufs else errno.EMSGSIZE,
+            read_memory=read_memory,
+            watch_object=self.control.watch_object,
+            released=self._released,
+            complain=self.refusals.add,
+        )
+        self._texts = views.Cache(self)
+
+    # -- attributes
+
+    def mode(self, place: Place) -> int:
+        """Type and permission bits of a place."""
+        permissions = stat.S_IMODE(place.mode)
+        if place is nodes.WATCHES and self.options.allow_other:
+            permissions = 0o1777
+        return stat.S_IFMT(place.mode) | permissions & ~self.options.umask
+
+    def fixed_size(self, place: Place) -> bool:
+        """Whether the size never changes: directories, and files that cannot be read."""
+        return place.is_directory or not place.mode & 0o444
+
+    def size(self, place: Place, watch: Watch | None) -> int:
+        """The true size of a text, bytes."""
+        if self.fixed_size(place):
+            return 0
+        if place is nodes.LOG and watch is not None:
+            log = _log_of(watch)
+            return len(log.text()) if log else 0
+        return len(self._texts.text(place, watch))
+
+    def changed_ns(self, place: Place, watch: Watch | None) -> int:
+        """When the text of a place may have changed last; 0 for never."""
+        return 0 if place.is_directory or place.stream else self._changed_ns
+
+    # -- watches
+
+    def make_watch(self, name: str, uid: int, gid: int) -> Watch:
+        """mkdir watches/NAME. Raises WatchRefused."""
+        return self.watches.make(name, uid, gid, self.now_ns())
+
+    def remove_watch(self, name: str) -> None:
+        """rmdir watches/NAME: hangs up. What is open lives on. Raises KeyError."""
+        watch = self.watches.remove_name(name)
+        self._forget_if_unused(watch)
+        self.channel.wake()
+
+    def _released(self, watch: Watch) -> None:
+        watch.handles -= 1
+        self._forget_if_unused(watch)
+
+    def _forget_if_unused(self, watch: Watch) -> None:
+        if not watch.handles and not watch.name:
+            self.watches.forget(watch)
+            self._sources.pop(watch.number, None)
+
+    def hang_up(self) -> None:
+        """The end of the mount: every reader drains and finds end of file, every poller POLLHUP."""
+        for watch in self.watches.by_number.values():
+            while watch.queue.writers:
+                watch.let_go()
+        self.channel.wake()
+
+    # -- opening
+
+    def open(self, place: Place, watch: Watch | None, flags: int, caller: Caller) -> int:
+        """The number of a new handle for `place`. Raises OpenRefused."""
+        handle = self._handle_of_watch(place, watch, flags) if watch else self._handle(place, flags, caller)
+        self._last_handle += 1
+        self.channel.handles[self._last_handle] = handle
+        return self._last_handle
+
+    def _handle(self, place: Place, flags: int, caller: Caller) -> Handle:
+        if place is nodes.ROOT_QUEUE:
+            watch = self.watches.make("", caller[0], caller[1], self.now_ns())
+            return self._handle_of_watch(nodes.QUEUE, watch, flags)
+        if place is nodes.POST:
+            return LineHandle("post", _NOTHING, self._post, self._lines)
+        if place is nodes.RECORDS:
+            return RecordsHandle(self._deliver_raw, self.refusals.add)
+        if place is nodes.MOUNTINFO:
+            if self._mount_source is None:
+                self._mount_source = Source(self.mount_changes, self.channel.ready)
+            return ChangingTextHandle(
+                lambda: self._texts.text(place, None), lambda: self.mount_changes.number, self._mount_source
+            )
+        if place.is_directory:
+            raise OpenRefused(errno.EISDIR, "a directory")
+        return TextHandle(lambda: self._texts.text(place, None))
+
+    def _handle_of_watch(self, place: Place, watch: Watch, flags: int) -> Handle:
+        if place.is_directory:
+            raise OpenRefused(errno.EISDIR, "a directory")
+        watch.handles += 1
+        view = lambda: self._texts.text(place, watch)  # noqa: E731
+        if place is nodes.QUEUE:
+            source = self._sources.get(watch.number)
+            if source is None:
+                source = self._sources[watch.number] = Source(watch.queue, self.channel.ready)
+            return QueueHandle(watch, source, flags, self._queues)
+        if place is nodes.EVENTS:
+            stream = Stream(self.options.events_depth)
+            return EventsHandle(watch, stream, Source(stream, self.channel.ready), self._released)
+        if place is nodes.LOG:
+            log = _log_of(watch)
+            if log is None:
+                watch.handles -= 1
+                raise OpenRefused(errno.ENOENT, "the watch has no name")
+            return LogHandle(watch, log, self._released)
+        released = lambda: self._released(watch)  # noqa: E731
+        if place is nodes.OBJECTS:
+            run = lambda line, caller: self.control.objects_line(watch, line, caller)  # noqa: E731
+            return LineHandle("objects", view, run, self._lines, released)
+        if place is nodes.DEPTH:
+            return LineHandle(
+                "depth", view, lambda line, caller: self.control.depth_line(watch, line), self._lines, released
+            )
+        if place is nodes.FILTER:
+            return WholeTextHandle(
+                "filter", view, lambda lines, caller: self.control.filter_lines(watch, lines), self._lines, released
+            )
+        return TextHandle(view, released)
+
+    def truncate(self, place: Place, watch: Watch | None, fh: int | None) -> None:
+        """Cut a file to nothing: empties a filter, at the close when a descriptor did it; else nothing."""
+        if place is nodes.FILTER and watch is not None:
+            handle = None if fh is None else self.channel.handles.get(fh)
+            if isinstance(handle, LineHandle):
+                handle.truncated = True
+            else:
+                watch.queue.filter = None
+
+    # -- what changes the simulated system
+
+    def _post(self, line: str, caller: Caller) -> None:
+        self._changed_ns = self.now_ns()
+        self.control.run(line, caller, self._changed_ns)
+        self.mount_changes.update(self.system.mounts.changed)
+
+    def _deliver_raw(self, records: list[bytes]) -> None:
+        self._changed_ns = self.now_ns()
+        self.watches.publish_raw(records, self._changed_ns)
+
+    # -- looking
+
+    def queue_waits(self, watch: Watch) -> tuple[int, int]:
+        """(readers, pollers) that wait on a watch's queue now."""
+        source = self._sources.get(watch.number)
+        return (len(source.waiters), len(source.pollers)) if source else (0, 0)
+
+
+def _log_of(watch: Watch) -> Log | None:
+    for sink in watch.sinks:
+        if isinstance(sink, Log):
+            return sink
+    return None
+
+

@@ -1,0 +1,87 @@
+"""What the channel expects of an open file, and where its waiting readers and pollers stand.
+
+An answer to a read is bytes; WAIT when there is nothing yet; or a negative errno. The other calls
+answer a value or a negative errno, as a FUSE reply does. A handle never blocks.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from select import POLLIN, POLLOUT
+from typing import Any, Protocol
+
+from wqfs.abi.fuse import FOPEN_DIRECT_IO, FOPEN_NOFLUSH, FOPEN_STREAM
+
+WAIT = None
+"""A read's answer: nothing yet, ask again when the source says so."""
+
+Caller = tuple[int, int, int]
+"""uid, gid, pid of a request, as the kernel gives them to the mounter's namespaces."""
+
+STREAM_FLAGS = FOPEN_DIRECT_IO | FOPEN_STREAM | FOPEN_NOFLUSH
+TEXT_FLAGS = FOPEN_DIRECT_IO | FOPEN_NOFLUSH
+POLLRDNORM, POLLWRNORM = 0x040, 0x100
+ALWAYS_READY = POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM
+
+
+class Changing(Protocol):
+    """What can be waited for: a queue or a stream of events."""
+
+    on_change: Callable[[Any], object] | None
+
+
+class Source:
+    """Who waits for one queue or stream: readers in the order of their arrival, and pollers.
+
+    waiters: unique of the READ -> (handle, size, since); pollers: the kernel's `kh` of each open
+    file that wants one notification. `target.on_change` is set only while somebody waits, and
+    fires once: many records in one write wake once.
+    """
+
+    __slots__ = ("pollers", "ready", "target", "waiters")
+
+    def __init__(self, target: Changing, ready: list[Source]) -> None:
+        self.target = target
+        self.ready = ready
+        self.waiters: dict[int, tuple[Handle, int, float]] = {}
+        self.pollers: dict[int, None] = {}
+
+    def arm(self) -> None:
+        self.target.on_change = self._changed if self.waiters or self.pollers else None
+
+    def _changed(self, _: object) -> None:
+        self.target.on_change = None
+        self.ready.append(self)
+
+
+class Handle:
+    """An open file. `open_flags` goes into the reply to OPEN."""
+
+    __slots__ = ()
+    open_flags: int = TEXT_FLAGS
+    paged = False
+    """Whether reads through the page cache (splice, sendfile, mmap) may be answered."""
+
+    def read(self, offset: int, size: int, flags: int) -> bytes | bytearray | memoryview | int | None:
+        """Up to `size` bytes. flags: the file's O_ flags at this moment."""
+        return -errno.EBADF
+
+    def write(self, data: memoryview, offset: int, caller: Caller) -> int:
+        """The count of bytes taken. offset: where this piece begins in the caller's write."""
+        return -errno.EBADF
+
+    def poll(self) -> int:
+        """The events of poll(2) that hold now."""
+        return ALWAYS_READY
+
+    def ioctl(self, command: int, argument: int, data: memoryview, caller: Caller) -> bytes | int:
+        """The bytes that go back with result 0."""
+        return -errno.ENOTTY
+
+    def release(self) -> None:
+        """The last descriptor is closed."""
+
+    def source(self) -> Source | None:
+        """Where this handle's readers and pollers wait; None if they never do."""
+        return None

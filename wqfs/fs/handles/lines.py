@@ -1,0 +1,203 @@
+"""Open files that take text or records: post, objects, filter, depth, sim/records.
+
+Text is taken line by line, each when its newline arrives; a last line without one counts at the
+close, when an error of it has nowhere to go but the file `errors`. A line may come in pieces. The
+first line that is refused ends the write with its errno: the lines before it have counted, none
+after it does.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NoReturn, Protocol
+
+from wqfs.abi import records
+from wqfs.abi.errors import Malformed
+from wqfs.fs.channel_limits import MAX_WRITE
+from wqfs.fs.handles.base import Caller
+from wqfs.fs.handles.text import TextHandle
+
+
+class LineRefused(Exception):
+    """A line that was refused: errno, the word at fault counted from 1 (0: the whole), why."""
+
+    def __init__(self, number: int, reason: str, word: int = 0) -> None:
+        super().__init__(reason)
+        self.errno = number
+        self.reason = reason
+        self.word = word
+
+
+class Complain(Protocol):
+    """Takes a refused line for `errors` and the log."""
+
+    def __call__(self, where: str, reason: str, caller: Caller, *, line: str = "", number: int = 0,
+                 word: int = 0, code: int = errno.EINVAL) -> None: ...  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class LineContext:
+    """max_line: bytes of a line, its newline not counted; complain: see Complain."""
+
+    max_line: int
+    complain: Complain
+
+
+class LineHandle(TextHandle):
+    """A file that runs each line written to it.
+
+    name: how `errors` calls the file; view: what reading gives; run: takes a line without its
+    newline, raises LineRefused; whole: called after the lines of a write or a close, if there were
+    any, raises LineRefused.
+    """
+
+    __slots__ = ("_caller", "_context", "_count", "_name", "_rest", "_run", "truncated")
+
+    def __init__(
+        self,
+        name: str,
+        view: Callable[[], bytes],
+        run: Callable[[str, Caller], None],
+        context: LineContext,
+        released: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__(view, released)
+        self._name = name
+        self._run = run
+        self._context = context
+        self._rest = b""
+        self._count = 0
+        self._caller: Caller = (0, 0, 0)
+        self.truncated = False
+        """Whether the file was cut to nothing through this descriptor, as `>` does."""
+
+    def write(self, data: memoryview, offset: int, caller: Caller) -> int:
+        self._caller = caller
+        lines = (self._rest + data).split(b"\n")
+        self._rest = lines.pop()
+        try:
+            for line in lines:
+                self._line(line, caller)
+            if len(self._rest) > self._context.max_line:
+                self._line(self._rest, caller)
+            if lines:
+                self._finish(caller)
+        except _Refused as refused:
+            self._rest = b""
+            return -refused.errno
+        return len(data)
+
+    def _line(self, raw: bytes, caller: Caller) -> None:
+        self._count += 1
+        text = ""
+        try:
+            if len(raw) > self._context.max_line:
+                limit = self._context.max_line
+                raise LineRefused(errno.EINVAL, f"expected a line of at most {limit} bytes, not {len(raw)}")
+            text = raw.decode("utf-8", "surrogateescape")
+            self._run(text, caller)
+        except LineRefused as error:
+            self._refuse(error, text, caller)
+
+    def _refuse(self, error: LineRefused, text: str, caller: Caller) -> NoReturn:
+        self._context.complain(
+            self._name, error.reason, caller, line=text, number=self._count, word=error.word, code=error.errno
+        )
+        raise _Refused(error.errno) from error
+
+    def _finish(self, caller: Caller) -> None:
+        """After the last line of a write or at the close."""
+
+    def release(self) -> None:
+        rest, self._rest = self._rest, b""
+        try:
+            if rest:
+                self._line(rest, self._caller)
+            if rest or (self.truncated and not self._count):
+                self._finish(self._caller)
+        except _Refused:
+            pass
+        finally:
+            super().release()
+
+
+class _Refused(OSError):
+    """A refusal that is in `errors` already; only its number is still wanted."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number, os.strerror(number))
+
+
+class WholeTextHandle(LineHandle):
+    """A file whose lines count together: the text written since the open replaces what was.
+
+    replace: takes all lines, raises LineRefused with the number of the line in `number`.
+    """
+
+    __slots__ = ("_lines", "_replace")
+
+    def __init__(
+        self,
+        name: str,
+        view: Callable[[], bytes],
+        replace: Callable[[Sequence[str], Caller], None],
+        context: LineContext,
+        released: Callable[[], None] | None = None,
+    ) -> None:
+        self._lines: list[str] = []
+        self._replace = replace
+        super().__init__(name, view, self._keep, context, released)
+
+    def _keep(self, line: str, caller: Caller) -> None:
+        self._lines.append(line)
+
+    def write(self, data: memoryview, offset: int, caller: Caller) -> int:
+        before = len(self._lines)
+        count = super().write(data, offset, caller)
+        if count < 0:
+            del self._lines[before:]
+        return count
+
+    def _finish(self, caller: Caller) -> None:
+        try:
+            self._replace(self._lines, caller)
+        except LineRefused as error:
+            self._refuse(error, "", caller)
+
+
+class RecordsHandle(TextHandle):
+    """sim/records: raw notification records, delivered exactly as they are.
+
+    A write is delivered whole or, if a record of it is malformed, not at all. A write larger than
+    one message comes in pieces: a piece takes the whole records of it, so that write(2) returns
+    short and who goes on from there loses nothing.
+    """
+
+    __slots__ = ("_complain", "_deliver")
+
+    def __init__(self, deliver: Callable[[list[bytes]], None], complain: Complain) -> None:
+        super().__init__(lambda: b"")
+        self._deliver = deliver
+        self._complain = complain
+
+    def write(self, data: memoryview, offset: int, caller: Caller) -> int:
+        raw = bytes(data)
+        size = len(raw)
+        try:
+            split = records.split(raw)
+        except Malformed as error:
+            # The record that a piece of a larger write cuts is its last; what is before it counts.
+            if size == MAX_WRITE and size - error.offset < records.RECORD_MAX and error.offset:
+                try:
+                    split = records.split(raw[: error.offset])
+                except Malformed:
+                    return -errno.EINVAL
+                size = error.offset
+            else:
+                self._complain("sim/records", str(error), caller)
+                return -errno.EINVAL
+        self._deliver(split)
+        return size

@@ -1,0 +1,131 @@
+"""An open `queue`: the notification pipe's read, write, poll and ioctl (ABI.md, 2 and 3)."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from wqfs.abi import filters, ioctls
+from wqfs.abi.errors import Malformed
+from wqfs.abi.filters import Filter
+from wqfs.fs.handles.base import STREAM_FLAGS, Caller, Handle, Source
+from wqfs.queue import BufferTooSmall, SizeRefused
+from wqfs.watch import Watch
+
+ReadMemory = Callable[[int, int, int], bytes]
+"""(pid, address, size) -> bytes of the caller's memory. Raises OSError: EFAULT, EPERM."""
+
+_U32: Final = 0xFFFFFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class QueueContext:
+    """What every open queue of a mount shares.
+
+    too_small: the errno for a record that does not fit; read_memory: see ReadMemory; watch_object:
+    (watch, words, watch ID, caller), adds or with -1 removes a watch, raises OSError; released:
+    called with the watch when one of its files is closed.
+    """
+
+    too_small: int
+    read_memory: ReadMemory
+    watch_object: Callable[[Watch, tuple[str, ...], int, Caller], None]
+    released: Callable[[Watch], None]
+    complain: Callable[[str, str, Caller], None]
+
+
+class QueueHandle(Handle):
+    """One open file description of a watch's queue.
+
+    flags: the O_ flags of the open. A descriptor open for writing holds the write side.
+    """
+
+    __slots__ = ("_context", "_queue", "_source", "_watch", "_writes")
+    open_flags = STREAM_FLAGS
+
+    def __init__(self, watch: Watch, source: Source, flags: int, context: QueueContext) -> None:
+        self._watch = watch
+        self._queue = watch.queue
+        self._source = source
+        self._context = context
+        self._writes = flags & os.O_ACCMODE != os.O_RDONLY
+        if self._writes:
+            self._queue.hold()
+
+    def read(self, offset: int, size: int, flags: int) -> bytes | int | None:
+        try:
+            return self._queue.read(size)
+        except BufferTooSmall:
+            return -self._context.too_small
+
+    def write(self, data: memoryview, offset: int, caller: Caller) -> int:
+        return -errno.EXDEV
+
+    def poll(self) -> int:
+        return self._queue.poll()
+
+    def source(self) -> Source:
+        return self._source
+
+    def release(self) -> None:
+        if self._writes:
+            self._watch.let_go()
+        self._context.released(self._watch)
+
+    # -- ioctl
+
+    def ioctl(self, command: int, argument: int, data: memoryview, caller: Caller) -> bytes | int:
+        try:
+            if command == ioctls.IOC_WATCH_QUEUE_SET_SIZE:
+                self._queue.set_size(argument & _U32)
+                return b""
+            if command == ioctls.IOC_WATCH_QUEUE_SET_FILTER:
+                self._queue.filter = self._filter_at(argument, caller)
+                return b""
+            if command in ioctls.SIZED_SET_FILTER:
+                self._queue.filter = filters.decode(bytes(data)) if ioctls.SIZED_SET_FILTER[command] else None
+                return b""
+            if command == ioctls.WQFS_IOC_QUEUED:
+                queue = self._queue
+                return ioctls.Queued(len(queue), queue.bytes, int(queue.loss_next), queue.depth).encode()
+            watched = _watched(command, bytes(data))
+            if watched is None:
+                return -errno.ENOTTY
+            words, watch_id = watched
+            self._context.watch_object(self._watch, words, watch_id, caller)
+            return b""
+        except Malformed as error:
+            self._context.complain("queue ioctl", str(error), caller)
+            return -errno.EINVAL
+        except SizeRefused as error:
+            self._context.complain("queue ioctl SET_SIZE", str(error.strerror), caller)
+            return -(error.errno or errno.EINVAL)
+        except OSError as error:
+            self._context.complain("queue ioctl", str(error.strerror), caller)
+            return -(error.errno or errno.EIO)
+
+    def _filter_at(self, address: int, caller: Caller) -> Filter | None:
+        """The filter at an address of the caller; None for the null pointer."""
+        if not address:
+            return None
+        pid = caller[2]
+        head = self._context.read_memory(pid, address, filters.FILTER_HEADER.size)
+        size = filters.decode_count(head) * filters.FILTER_RULE.size
+        return filters.decode(head + self._context.read_memory(pid, address + len(head), size))
+
+
+def _watched(command: int, data: bytes) -> tuple[tuple[str, ...], int] | None:
+    """The object, in the words of `objects`, and the watch ID; None for a number of nobody's."""
+    if command == ioctls.WQFS_IOC_WATCH_KEY:
+        key, watch_id = ioctls.WATCH_KEY.unpack(data)
+        return ("key", str(key)), watch_id
+    if command in (ioctls.WQFS_IOC_WATCH_MOUNT, ioctls.WQFS_IOC_WATCH_SB):
+        watch_id, path = ioctls.decode_watch_path(data)
+        kind = "mount" if command == ioctls.WQFS_IOC_WATCH_MOUNT else "sb"
+        return (kind, path.decode("utf-8", "surrogateescape")), watch_id
+    if command == ioctls.WQFS_IOC_WATCH_DEVICES:
+        return ("devices",), ioctls.WATCH_DEVICES.unpack(data)[0]
+    return None

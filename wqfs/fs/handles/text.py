@@ -1,0 +1,115 @@
+"""Open files that are text: a view that is made when it is read, `events`, and `log`."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from select import POLLERR, POLLIN, POLLPRI
+
+from wqfs.event import Log, Stream
+from wqfs.fs.handles.base import ALWAYS_READY, POLLRDNORM, STREAM_FLAGS, Caller, Handle, Source
+from wqfs.watch import Watch
+
+
+class TextHandle(Handle):
+    """A view, made anew at each read from offset 0, as the kernel's seq_file does."""
+
+    __slots__ = ("_released", "_text", "_view")
+
+    def __init__(self, view: Callable[[], bytes], released: Callable[[], None] | None = None) -> None:
+        """released: called at the close."""
+        self._view = view
+        self._released = released
+        self._text: bytes | None = None
+
+    def read(self, offset: int, size: int, flags: int) -> bytes | int:
+        if not offset or self._text is None:
+            self._text = self._view()
+        return self._text[offset : offset + size]
+
+    def write(self, data: memoryview, offset: int, caller: Caller) -> int:
+        return -errno.EBADF
+
+    def release(self) -> None:
+        if self._released is not None:
+            self._released()
+
+
+class ChangingTextHandle(TextHandle):
+    """A view whose changes poll reports as /proc/self/mountinfo's: POLLERR | POLLPRI, once a change.
+
+    version: a number that grows with each change.
+    """
+
+    __slots__ = ("_seen", "_source", "_version")
+
+    def __init__(self, view: Callable[[], bytes], version: Callable[[], int], source: Source) -> None:
+        super().__init__(view)
+        self._version = version
+        self._seen = version()
+        self._source = source
+
+    def poll(self) -> int:
+        version = self._version()
+        if version == self._seen:
+            return POLLIN | POLLRDNORM
+        self._seen = version
+        return POLLIN | POLLRDNORM | POLLERR | POLLPRI
+
+    def source(self) -> Source:
+        return self._source
+
+
+class EventsHandle(Handle):
+    """An open `events`: the watch's events from the open on, as a stream of bytes that any buffer
+    size can read. It ends where the watch ends."""
+
+    __slots__ = ("_released", "_source", "_stream", "_watch")
+    open_flags = STREAM_FLAGS
+
+    def __init__(self, watch: Watch, stream: Stream, source: Source, released: Callable[[Watch], None]) -> None:
+        self._watch = watch
+        self._stream = stream
+        self._source = source
+        self._released = released
+        watch.sinks = (*watch.sinks, stream)
+
+    def read(self, offset: int, size: int, flags: int) -> bytes | None:
+        data = self._stream.read(size)
+        if data is None and not self._watch.queue.writers:
+            return b""
+        return data
+
+    def write(self, data: memoryview, offset: int, caller: Caller) -> int:
+        return -errno.EBADF
+
+    def poll(self) -> int:
+        return self._stream.poll(hung_up=not self._watch.queue.writers)
+
+    def source(self) -> Source:
+        return self._source
+
+    def release(self) -> None:
+        self._watch.sinks = tuple(sink for sink in self._watch.sinks if sink is not self._stream)
+        self._released(self._watch)
+
+
+class LogHandle(Handle):
+    """An open `log`: a plain file that grows. It may be read through the page cache."""
+
+    __slots__ = ("_log", "_released", "_watch")
+    paged = True
+
+    def __init__(self, watch: Watch, log: Log, released: Callable[[Watch], None]) -> None:
+        self._watch = watch
+        self._log = log
+        self._released = released
+
+    def read(self, offset: int, size: int, flags: int) -> bytes:
+        return bytes(memoryview(self._log.text())[offset : offset + size])
+
+    def poll(self) -> int:
+        return ALWAYS_READY
+
+    def release(self) -> None:
+        self._released(self._watch)

@@ -1,0 +1,163 @@
+"""Mounting and unmounting with fusermount3, and what can be known without touching the mount.
+
+A mountpoint is never looked at with stat before it is mounted: under an automount that would wait
+for the very mount that is being made. What is known comes from the text of /proc/self/mountinfo
+and from the errors of mounting.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import socket
+import subprocess
+from dataclasses import dataclass
+from typing import Final
+
+from wqfs.fs.options import Options
+
+FUSE_DEVICE: Final = "/dev/fuse"
+_FUSERMOUNT_LIMIT: Final = 20  # seconds; it does nothing slow
+
+
+class MountFailed(Exception):
+    """Mounting failed. A sentence with the next step; exit_code as mount(8) has them:
+    1 usage or permission, 2 system error, 32 mount failure."""
+
+    def __init__(self, sentence: str, exit_code: int = 32) -> None:
+        super().__init__(sentence)
+        self.exit_code = exit_code
+
+
+def _fusermount() -> str:
+    # mount(8) runs helpers without PATH.
+    found = shutil.which("fusermount3") or shutil.which("fusermount3", path="/usr/local/bin:/usr/bin:/bin")
+    if found is None:
+        raise MountFailed("fusermount3 is not installed: install the package fuse3 and try again.", 2)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """A line of /proc/self/mountinfo, as far as it is of use: device is `major:minor`."""
+
+    mountpoint: str
+    device: str
+    type: str
+
+
+def mount_table() -> list[Mounted]:
+    """What this process's mount namespace has mounted, in the kernel's order."""
+    table = []
+    with open("/proc/self/mountinfo", "rb") as file:
+        for raw in file:
+            fields = raw.split(b" ")
+            mountpoint = re.sub(rb"\\([0-7]{3})", lambda match: bytes((int(match[1], 8),)), fields[4])
+            type_ = fields[fields.index(b"-") + 1].decode()
+            table.append(Mounted(os.fsdecode(mountpoint), fields[2].decode(), type_))
+    return table
+
+
+def mounted_at(mountpoint: str) -> Mounted | None:
+    """The topmost filesystem mounted exactly at `mountpoint` (an absolute path), or None."""
+    return next((found for found in reversed(mount_table()) if found.mountpoint == mountpoint), None)
+
+
+def mount(mountpoint: str, options: Options) -> int:
+    """Mount at `mountpoint`, an absolute path; returns the descriptor of /dev/fuse, non-blocking.
+
+    Raises MountFailed.
+    """
+    if not os.path.exists(FUSE_DEVICE):
+        raise MountFailed(
+            "/dev/fuse is missing: load the kernel module (modprobe fuse), or start the container "
+            "with --device /dev/fuse.", 2
+        )  # fmt: skip
+    there = mounted_at(mountpoint)
+    if there is not None and there.type == "fuse.wqfs" and _is_dead(mountpoint):
+        unmount(mountpoint, lazy=True)
+        there = mounted_at(mountpoint)
+    if there is not None and there.type != "autofs":
+        raise MountFailed(
+            f"{mountpoint} has a {there.type} filesystem mounted on it already: choose another folder, or "
+            f"unmount it first (fusermount3 -u {mountpoint})."
+        )
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        done = subprocess.Popen(
+            [_fusermount(), "-o", _mount_options(options), "--", mountpoint],
+            env={**os.environ, "_FUSE_COMMFD": str(theirs.fileno()), "LC_ALL": "C"},
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        theirs.close()
+        try:
+            _, fds, _, _ = socket.recv_fds(ours, 1, 1)
+            _, complaint = done.communicate(timeout=_FUSERMOUNT_LIMIT)
+        except subprocess.TimeoutExpired:
+            done.kill()
+            raise MountFailed(f"fusermount3 did not end within {_FUSERMOUNT_LIMIT} s.", 2) from None
+    if not fds:
+        raise _explained(complaint.decode("utf-8", "replace"), mountpoint)
+    os.set_blocking(fds[0], False)
+    os.set_inheritable(fds[0], False)
+    return fds[0]
+
+
+def _mount_options(options: Options) -> str:
+    fsname = options.fsname.replace("\\", "\\\\").replace(",", "\\,")
+    words = ["nosuid", "nodev", f"fsname={fsname}", "subtype=wqfs", "default_permissions"]
+    if options.allow_other or options.allow_root:
+        words.append("allow_other")
+    if options.ro:
+        words.append("ro")
+    return ",".join(words + [word for word in options.kernel if word not in ("suid", "dev")])
+
+
+def _is_dead(mountpoint: str) -> bool:
+    """Whether a mount's server is gone: asked of a mount that is known to be wqfs's own."""
+    try:
+        os.stat(mountpoint)
+    except OSError as error:
+        return error.errno == errno.ENOTCONN
+    return False
+
+
+def _explained(complaint: str, mountpoint: str) -> MountFailed:
+    """What fusermount3 said, as a sentence with the next step."""
+    text = complaint.strip().replace("fusermount3: ", "")
+    low = text.lower()
+    if "user_allow_other" in low:
+        return MountFailed(
+            "allow_other is not permitted to you: root must put a line `user_allow_other` into "
+            "/etc/fuse.conf, or leave the option out.", 1
+        )  # fmt: skip
+    if "no such file or directory" in low and "bad mount point" in low:
+        return MountFailed(f"{mountpoint} does not exist: make it first (mkdir -p {mountpoint}).")
+    if "not a directory" in low:
+        return MountFailed(f"{mountpoint} is not a directory: wqfs is mounted on a folder.")
+    if "failed to open /dev/fuse" in low or "device not found" in low:
+        return MountFailed(f"/dev/fuse cannot be opened: {text}. In a container start it with --device /dev/fuse.", 2)
+    if "no write access" in low or "permission denied" in low or "not permitted" in low:
+        return MountFailed(
+            f"Not permitted to mount on {mountpoint}: {text}. Choose a folder that you own; in a container "
+            "add --cap-add SYS_ADMIN.", 1
+        )  # fmt: skip
+    return MountFailed(f"Mounting on {mountpoint} failed: {text or 'fusermount3 said nothing'}.")
+
+
+def unmount(mountpoint: str, *, lazy: bool) -> bool:
+    """Unmount; lazy: even while it is in use. Returns whether it succeeded."""
+    done = subprocess.run(
+        [_fusermount(), "-u", *(["-z"] if lazy else []), "-q", "--", mountpoint],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        timeout=_FUSERMOUNT_LIMIT,
+        check=False,
+    )
+    return done.returncode == 0

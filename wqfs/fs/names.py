@@ -1,0 +1,263 @@
+"""pyfuse3's part: lookup, attributes, directories, open. Bytes are the channel's.
+
+Reasons for the errnos: names come and go in `watches/` alone, so making or renaming anything else
+is EPERM, as on a filesystem without that operation; removing the files of a watch is accepted and
+does nothing, for `rm -r watches/NAME` does it on its way to the rmdir that counts.
+
+Names change only through the kernel, so it may keep them (entry_timeout) for ever; sizes of text
+may change at any moment, so attributes of text are asked each time.
+
+FLUSH is left to pyfuse3, which answers ENOSYS: the kernel then never sends another, and a close
+does not wait for the server.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import time
+from collections.abc import Sequence
+from typing import Final, cast
+
+import pyfuse3
+from pyfuse3 import (
+    EntryAttributes,
+    FileHandleT,
+    FileInfo,
+    FileNameT,
+    FlagT,
+    FUSEError,
+    InodeT,
+    ModeT,
+    ReaddirToken,
+    RequestContext,
+    SetattrFields,
+    StatvfsData,
+)
+
+from wqfs.fs import nodes
+from wqfs.fs.filesystem import Filesystem, OpenRefused
+from wqfs.fs.nodes import Place
+from wqfs.watch import Watch, WatchRefused
+
+log = logging.getLogger(__name__)
+
+FOR_EVER: Final = 10 * 365 * 86400.0
+NAME_MAX: Final = 255
+STREAM_SIZE: Final = 4096  # a size of 0 would end splice and busybox's cat at once
+
+
+class Names(pyfuse3.Operations):
+    """The names of one mount."""
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+    enable_acl = False
+
+    def __init__(self, filesystem: Filesystem) -> None:
+        super().__init__()
+        self._fs = filesystem
+        self._started_ns = time.time_ns()
+        self._listings: dict[int, list[tuple[bytes, int]]] = {}
+        self._last_listing = 0
+
+    # -- nodes
+
+    def _find(self, node: int) -> tuple[Place, Watch | None]:
+        try:
+            place, number = nodes.place_of(node)
+            return place, self._fs.watches.by_number[number] if number else None
+        except KeyError:
+            raise FUSEError(errno.ESTALE) from None
+
+    def _attributes(self, place: Place, watch: Watch | None) -> EntryAttributes:
+        fs = self._fs
+        entry = EntryAttributes()
+        entry.st_ino = InodeT(nodes.node_number(place, watch.number if watch else 0))
+        entry.st_mode = ModeT(fs.mode(place))
+        entry.st_uid, entry.st_gid = (watch.uid, watch.gid) if watch else (fs.uid, fs.gid)
+        entry.st_nlink = 1
+        if place.is_directory:
+            entry.st_nlink = 2
+            if place is nodes.ROOT:
+                entry.st_nlink = 4
+            elif place is nodes.WATCHES:
+                entry.st_nlink += len(fs.watches.by_name)
+        size = STREAM_SIZE if place.stream else fs.size(place, watch)
+        entry.st_size = size
+        entry.st_blksize = 4096
+        entry.st_blocks = -(-size // 512)
+        made = watch.made_ns if watch else self._started_ns
+        changed = fs.changed_ns(place, watch) or made
+        entry.st_atime_ns = entry.st_ctime_ns = entry.st_mtime_ns = changed
+        entry.st_birthtime_ns = made
+        entry.generation = 0
+        entry.entry_timeout = FOR_EVER
+        entry.attr_timeout = FOR_EVER if place.stream or fs.fixed_size(place) else 0
+        return entry
+
+    async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
+        place, watch = self._find(parent_inode)
+        if place is nodes.WATCHES:
+            found = self._fs.watches.by_name.get(os.fsdecode(name))
+            if found is not None:
+                return self._attributes(nodes.WATCH, found)
+        else:
+            text = os.fsdecode(name)
+            for child in nodes.CHILDREN.get(place, ()):
+                if child.name == text:
+                    return self._attributes(child, watch)
+        raise FUSEError(errno.ENOENT)
+
+    async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        return self._attributes(*self._find(inode))
+
+    async def setattr(
+        self,
+        inode: InodeT,
+        attr: EntryAttributes,
+        fields: SetattrFields,
+        fh: FileHandleT | None,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        place, watch = self._find(inode)
+        if fields.update_mode or fields.update_uid or fields.update_gid:
+            raise FUSEError(errno.EPERM)
+        if fields.update_size:
+            if attr.st_size:
+                raise FUSEError(errno.EINVAL)
+            self._fs.truncate(place, watch, fh)
+        return self._attributes(place, watch)
+
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        """Nothing is kept for a node."""
+
+    async def access(self, inode: InodeT, mode: ModeT, ctx: RequestContext) -> bool:
+        return True  # default_permissions: the kernel has checked
+
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        data = StatvfsData()
+        data.f_bsize = data.f_frsize = 4096
+        limit = self._fs.options.max_watches
+        data.f_files = limit
+        data.f_ffree = data.f_favail = max(0, limit - len(self._fs.watches.by_name))
+        data.f_namemax = NAME_MAX
+        return data
+
+    # -- directories
+
+    async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+        place, watch = self._find(inode)
+        if not place.is_directory:
+            raise FUSEError(errno.ENOTDIR)
+        listing: list[tuple[bytes, int]]
+        if place is nodes.WATCHES:
+            listing = [
+                (os.fsencode(w.name), nodes.node_number(nodes.WATCH, w.number))
+                for w in self._fs.watches.by_name.values()
+            ]
+        else:
+            number = watch.number if watch else 0
+            listing = [
+                (child.name.encode(), nodes.node_number(child, number if place is nodes.WATCH else 0))
+                for child in nodes.CHILDREN[place]
+            ]
+        self._last_listing += 1
+        self._listings[self._last_listing] = listing
+        return FileHandleT(self._last_listing)
+
+    async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
+        listing = self._listings[fh]
+        for at in range(start_id, len(listing)):
+            name, node = listing[at]
+            try:
+                attributes = self._attributes(*self._find(node))
+            except FUSEError:
+                continue  # removed since the directory was opened
+            if not pyfuse3.readdir_reply(token, FileNameT(name), attributes, at + 1):
+                break
+
+    async def releasedir(self, fh: FileHandleT) -> None:
+        self._listings.pop(fh, None)
+
+    async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
+        """Nothing is kept on disk."""
+
+    async def mkdir(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
+    ) -> EntryAttributes:
+        place, _ = self._find(parent_inode)
+        if place is not nodes.WATCHES:
+            raise FUSEError(errno.EPERM)
+        if len(name) > NAME_MAX:
+            raise FUSEError(errno.ENAMETOOLONG)
+        try:
+            watch = self._fs.make_watch(os.fsdecode(name), ctx.uid, ctx.gid)
+        except WatchRefused as error:
+            log.warning("mkdir %s refused: %s", os.fsdecode(name), error.strerror)
+            raise FUSEError(error.errno or errno.EIO) from None
+        return self._attributes(nodes.WATCH, watch)
+
+    async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        place, _ = self._find(parent_inode)
+        if place is not nodes.WATCHES:
+            raise FUSEError(errno.EPERM)
+        try:
+            self._fs.remove_watch(os.fsdecode(name))
+        except KeyError:
+            raise FUSEError(errno.ENOENT) from None
+
+    async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        place, _ = self._find(parent_inode)
+        if place is not nodes.WATCH:
+            raise FUSEError(errno.EPERM)
+
+    # -- what this filesystem does not have
+
+    async def mknod(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        raise FUSEError(errno.EPERM)
+
+    async def create(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        raise FUSEError(errno.EPERM)
+
+    async def symlink(
+        self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        raise FUSEError(errno.EPERM)
+
+    async def link(
+        self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        raise FUSEError(errno.EPERM)
+
+    async def rename(
+        self,
+        parent_inode_old: InodeT,
+        name_old: FileNameT,
+        parent_inode_new: InodeT,
+        name_new: FileNameT,
+        flags: FlagT,
+        ctx: RequestContext,
+    ) -> None:
+        raise FUSEError(errno.EPERM)
+
+    # -- files
+
+    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        place, watch = self._find(inode)
+        if place.stream and flags & os.O_DIRECT:
+            raise FUSEError(errno.EINVAL)  # splice would take records (ABI.md, 3)
+        try:
+            fh = self._fs.open(place, watch, flags, (ctx.uid, ctx.gid, ctx.pid))
+        except OpenRefused as error:
+            raise FUSEError(error.errno or errno.EIO) from None
+        # The channel puts the handle's own flags into the reply.
+        return FileInfo(fh=FileHandleT(cast(int, fh)), direct_io=True)
+
+    async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
+        """Nothing is kept on disk."""

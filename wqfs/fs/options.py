@@ -1,0 +1,171 @@
+"""Options of the mount command: what `-o` may say, and the command line in the shape of mount(8).
+
+CONVENTIONS: `[SOURCE] MOUNTPOINT`, `-o` anywhere and repeated; words that mount(8) and fstab use
+for themselves are ignored; an unknown option is refused by name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Final
+
+from wqfs.queue import DEPTH_MAX
+
+
+class UsageError(Exception):
+    """A command line that makes no sense: a sentence for the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a mount is made with. Each field with its option's name; see docs/man/wqfs.8.
+
+    uid, gid: owner of the tree, None for who mounts; umask: cleared from all modes. depth: the
+    depth that a queue takes at its first event when nobody sized it, records, 1..512. Limits:
+    events_depth and log_events in events, max_watches a user's watches, max_objects a watch's
+    objects, max_waiting readers that wait, max_line bytes of a command.
+    """
+
+    allow_other: bool = False
+    allow_root: bool = False
+    ro: bool = False
+    strict: bool = False
+    enobufs: bool = False
+    uid: int | None = None
+    gid: int | None = None
+    umask: int = 0
+    fsname: str = "wqfs"
+    depth: int = 256
+    events_depth: int = 1024
+    log_events: int = 4096
+    max_watches: int = 1024
+    max_objects: int = 1024
+    max_waiting: int = 16384
+    max_line: int = 4096
+    kernel: tuple[str, ...] = ()
+    """Words for the kernel and fusermount3, such as `nosuid` or `noatime`."""
+
+
+_FLAGS: Final = ("allow_other", "allow_root", "ro", "strict", "enobufs")
+_BOUNDS: Final = {
+    "uid": (0, 2**32 - 2),
+    "gid": (0, 2**32 - 2),
+    "depth": (1, DEPTH_MAX),
+    "events_depth": (1, 1 << 20),
+    "log_events": (1, 1 << 20),
+    "max_watches": (1, 1 << 20),
+    "max_objects": (1, 1 << 20),
+    "max_waiting": (1, 1 << 20),
+    "max_line": (64, 64 * 1024),
+}
+_KERNEL: Final = frozenset(
+    "suid nosuid dev nodev exec noexec atime noatime diratime nodiratime relatime norelatime strictatime "
+    "nostrictatime lazytime nolazytime sync async dirsync".split()
+)
+_IGNORED: Final = frozenset(
+    "rw defaults auto noauto user users nouser nousers owner group nofail _netdev default_permissions "
+    "auto_unmount noauto_unmount silent loud mand nomand iversion noiversion".split()
+)
+_IGNORED_PREFIXES: Final = ("x-", "X-", "comment=", "context=", "subtype=", "helper=", "uhelper=")
+
+
+def parse_options(text: str, options: Options = Options()) -> Options:  # noqa: B008  frozen
+    """`options` with what `-o text` says. Raises UsageError, naming the word."""
+    for word in re.split(r"(?<!\\),", text):
+        if word:
+            options = _parse_word(word.replace("\\,", ","), options)
+    return options
+
+
+def _parse_word(word: str, options: Options) -> Options:
+    name, equals, value = word.partition("=")
+    if name == "remount":
+        raise UsageError("A mounted wqfs cannot be remounted: unmount it and mount it again.")
+    if name in _FLAGS and not equals:
+        return replace(options, **{name: True})
+    if word in _KERNEL:
+        return replace(options, kernel=(*options.kernel, word))
+    if word in _IGNORED or word.startswith(_IGNORED_PREFIXES):
+        return replace(options, ro=False) if word == "rw" else options
+    if name == "fsname" and equals:
+        return replace(options, fsname=value)
+    if name == "umask" and equals:
+        if not re.fullmatch(r"[0-7]{1,4}", value):
+            raise UsageError(f"Option umask takes an octal number such as 022, not {value!r}.")
+        return replace(options, umask=int(value, 8) & 0o777)
+    if name in _BOUNDS and equals:
+        low, high = _BOUNDS[name]
+        if not value.isdecimal() or not low <= int(value) <= high:
+            raise UsageError(f"Option {name} takes a number of {low}..{high}, not {value!r}.")
+        return replace(options, **{name: int(value)})
+    raise UsageError(_unknown(name, equals))
+
+
+def _unknown(name: str, equals: str) -> str:
+    known = [field.name for field in fields(Options) if field.name != "kernel"]
+    if name in _FLAGS:
+        return f"Option {name} takes no value."
+    if name in known:
+        return f"Option {name} needs a value: {name}=..."
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]}?" if near else " See `mount_wqfs.py --help` for the options there are."
+    return f"Unknown option {name!r}.{hint}"
+
+
+@dataclass(frozen=True, slots=True)
+class CommandLine:
+    """mountpoint as given; action: `mount`, `help` or `version`."""
+
+    mountpoint: str
+    options: Options
+    foreground: bool
+    debug: bool
+    action: str = "mount"
+
+
+def parse_command_line(arguments: Sequence[str]) -> CommandLine:
+    """The arguments after the program's name. Raises UsageError.
+
+    By hand, for the shape is mount(8)'s and not argparse's: `-o` may stand anywhere and repeat,
+    `-s -n -v -t TYPE -N NS` are mount's own and ignored.
+    """
+    positional: list[str] = []
+    options = Options()
+    foreground = debug = False
+    words = iter(arguments)
+    for word in words:
+        if word == "--":
+            positional += words
+        elif word in ("-h", "--help"):
+            return CommandLine("", options, False, False, "help")
+        elif word in ("-V", "--version"):
+            return CommandLine("", options, False, False, "version")
+        elif word == "-o" or word.startswith("--options"):
+            text = word.partition("=")[2] if "=" in word else next(words, None)
+            if text is None:
+                raise UsageError("-o needs a list of options after it.")
+            options = parse_options(text, options)
+        elif word.startswith("-o"):
+            options = parse_options(word[2:], options)
+        elif word in ("-t", "-N"):
+            next(words, None)
+        elif re.fullmatch(r"-[fdsnv]+", word):
+            foreground |= "f" in word or "d" in word
+            debug |= "d" in word
+        elif word in ("--foreground", "--debug"):
+            foreground = True
+            debug |= word == "--debug"
+        elif word.startswith("-") and word != "-":
+            raise UsageError(f"Unknown option {word!r}. See `mount_wqfs.py --help`.")
+        else:
+            positional.append(word)
+    if not positional:
+        raise UsageError("Name the folder to mount on: mount_wqfs.py MOUNTPOINT")
+    if len(positional) > 2:
+        raise UsageError(f"Expected [SOURCE] MOUNTPOINT, not {len(positional)} names: {' '.join(positional)}")
+    if len(positional) == 2 and options.fsname == Options().fsname:
+        options = replace(options, fsname=positional[0])
+    return CommandLine(positional[-1], options, foreground, debug)

@@ -1,0 +1,159 @@
+"""One mount being served: the tasks, and the ways in which it ends.
+
+It ends when the kernel says that the mount is gone; when SIGTERM, SIGINT or SIGHUP comes; and,
+hung up but still serving who has files open, when the mount was detached lazily. In each case
+waiting readers find end of file and pollers POLLHUP, as when a pipe's last writer closes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Final
+
+import pyfuse3
+import trio
+
+from wqfs.fs import mounting
+from wqfs.fs.caller import read_memory
+from wqfs.fs.device import Device
+from wqfs.fs.filesystem import Filesystem
+from wqfs.fs.names import Names
+from wqfs.fs.options import Options
+
+log = logging.getLogger(__name__)
+
+GRACE: Final = 1.0
+"""Seconds that pollers have, after an order to stop, to see POLLHUP, and readers end of file."""
+TIMEOUT_CHECK: Final = 15
+"""Seconds between the kernel's looks for requests that are too old (FUSE_TIMEOUT_TIMER_FREQ)."""
+
+
+def request_time_limit() -> int | None:
+    """Seconds after which the kernel ends a mount that left a request unanswered; None without.
+
+    Linux 6.15 and later, where an administrator set fs.fuse.max_request_timeout or
+    default_request_timeout; the values at the time of the mount count, and below 15 they mean 15.
+    """
+    limits = []
+    for name in ("max_request_timeout", "default_request_timeout"):
+        try:
+            with open(f"/proc/sys/fs/fuse/{name}", encoding="ascii") as file:
+                limits.append(int(file.read()))
+        except (OSError, ValueError):
+            continue
+    limit = min((value for value in limits if value), default=None)
+    return None if limit is None else max(limit, TIMEOUT_CHECK)
+
+
+def serve(mountpoint: str, fuse_fd: int, options: Options, on_started: Callable[[], object]) -> None:
+    """Serve the mount until it ends, then see that it is unmounted.
+
+    mountpoint: absolute, mounted, with fuse_fd as its descriptor of /dev/fuse; on_started: called
+    once the kernel and the filesystem have greeted each other.
+    """
+    filesystem = Filesystem(options, os.getuid(), os.getgid(), read_memory)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    limit = request_time_limit()
+    device = Device(
+        fuse_fd,
+        ours,
+        max_waiting=options.max_waiting,
+        clock=time.monotonic if limit else None,
+        on_started=on_started,
+    )
+    filesystem.channel = device.channel
+    # allow_root is allow_other to the kernel; libfuse turns the others away.
+    pyfuse3.init(Names(filesystem), f"/dev/fd/{theirs.detach()}", {"allow_root"} if options.allow_root else set())
+    try:
+        trio.run(_tasks, _Session(mountpoint, filesystem, device, limit))
+    finally:
+        ours.close()
+        pyfuse3.close(unmount=False)
+        os.close(fuse_fd)
+        here = mounting.mounted_at(mountpoint)
+        if here is not None and here.type == "fuse.wqfs":
+            mounting.unmount(mountpoint, lazy=True)
+
+
+class _Session:
+    """What the tasks of one mount share."""
+
+    def __init__(self, mountpoint: str, filesystem: Filesystem, device: Device, limit: int | None) -> None:
+        self.mountpoint = mountpoint
+        self.filesystem = filesystem
+        self.device = device
+        self.limit = limit
+
+
+async def _tasks(session: _Session) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_names)
+        nursery.start_soon(_stop_on_signal, session, nursery.cancel_scope)
+        nursery.start_soon(_hang_up_when_detached, session)
+        if session.limit is not None:
+            nursery.start_soon(_end_long_waits, session, session.limit)
+        await session.device.serve()
+        log.info("%s: unmounted", session.mountpoint)
+        nursery.cancel_scope.cancel()
+
+
+async def _names() -> None:
+    # One worker is enough, for no name waits for anything; and it never has more than one reply in
+    # the socket, whose other end is read by this same thread.
+    await pyfuse3.main(min_tasks=1, max_tasks=1)
+
+
+async def _stop_on_signal(session: _Session, scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async for number in signals:
+            log.info("%s: stopping on %s", session.mountpoint, signal.Signals(number).name)
+            break
+    session.filesystem.hang_up()
+    # In a thread: unmounting asks the filesystem, which this one must go on serving.
+    if not await trio.to_thread.run_sync(lambda: mounting.unmount(session.mountpoint, lazy=False)):
+        await trio.to_thread.run_sync(lambda: mounting.unmount(session.mountpoint, lazy=True))
+    await trio.sleep(GRACE)  # ends at once when nobody has a file open: see serve()
+    scope.cancel()
+
+
+async def _hang_up_when_detached(session: _Session) -> None:
+    """After `umount -l` the kernel keeps the connection for who has files open: tell them."""
+    mounted = mounting.mounted_at(session.mountpoint)
+    if mounted is None or mounted.type != "fuse.wqfs":
+        return  # seen from another root than the mount's
+    with open("/proc/self/mountinfo", "rb") as table, select.epoll() as changes:
+        # Readable it always is; changes are the error condition.
+        changes.register(table.fileno(), select.EPOLLPRI)
+        while any(there.device == mounted.device for there in mounting.mount_table()):
+            await trio.lowlevel.wait_readable(changes.fileno())
+            changes.poll(0)
+    log.info("%s: detached; readers get end of file", session.mountpoint)
+    session.filesystem.hang_up()
+
+
+async def _end_long_waits(session: _Session, limit: int) -> None:
+    """Answer a waiting read with EINTR before the kernel takes its age for a dead server."""
+    allowed = limit - min(5.0, limit / 3)
+    log.warning(
+        "%s: the kernel ends FUSE requests older than %d s (fs.fuse.max_request_timeout or "
+        "default_request_timeout), so a read that waits %d s ends with EINTR; set both to 0 before "
+        "mounting to let readers wait",
+        session.mountpoint, limit, int(allowed),
+    )  # fmt: skip
+    channel = session.device.channel
+    while True:
+        oldest = channel.oldest_wait()
+        now = time.monotonic()
+        if oldest is not None and now - oldest >= allowed:
+            channel.end_waits_since(now - allowed)
+        elif oldest is None:
+            await trio.sleep(min(1.0, allowed / 4))
+        else:
+            await trio.sleep(min(1.0, oldest + allowed - now))

@@ -1,0 +1,249 @@
+"""One notification pipe: ring, depth, loss, filter, and what read and poll answer.
+
+The rules, each from kernel/watch_queue.c and fs/pipe.c of Linux 6.12:
+- The depth is 1..512, rounded up to a multiple of 32, and set once. Before that nothing is kept,
+  unless the queue has a default depth, which it takes at the first record.
+- A record that does not fit into the ring is dropped and the newest queued record is marked. When
+  a marked record has been read out, a loss record comes next, before any later record.
+- A read takes whole records only, as many as fit. A first record that does not fit is an error and
+  stays queued. A loss record waiting is not reported by poll.
+- When no write side is left, reads drain the ring and then give end of file.
+
+Nothing here waits, reads a clock or does I/O: who serves readers is told by `on_change`.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from select import POLLHUP, POLLIN
+
+from wqfs.abi.filters import Filter
+from wqfs.abi.records import LOSS
+
+DEPTH_MAX = 512
+DEPTH_UNIT = 32  # notes in a page: 4096 bytes of 128 each
+POLLRDNORM = 0x040
+POLL_READABLE = POLLIN | POLLRDNORM
+
+
+class BufferTooSmall(Exception):
+    """The next record needs `needed` bytes of buffer, 8..127; it stays queued."""
+
+    def __init__(self, needed: int) -> None:
+        super().__init__(f"expected a buffer of at least {needed} bytes")
+        self.needed = needed
+
+
+class SizeRefused(OSError):
+    """The depth cannot be set: EBUSY, it was set before; EINVAL, outside 1..512."""
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Counts of records since the queue was made, and what is queued now (records, bytes)."""
+
+    queued: int
+    bytes: int
+    posted: int
+    delivered: int
+    lost: int
+    filtered: int
+
+
+class Queue:
+    """A notification pipe.
+
+    default_depth: the depth taken at the first record while the queue is not sized; 0 for none,
+    as the kernel. The queue starts with no write side: `writers` is counted by its holders.
+    """
+
+    __slots__ = (
+        "_capacity",
+        "_default_depth",
+        "_delivered",
+        "_loss_next",
+        "_marks",
+        "_ring",
+        "_sized",
+        "bytes",
+        "filter",
+        "filtered",
+        "lost",
+        "on_change",
+        "writers",
+    )
+
+    def __init__(self, default_depth: int = 0) -> None:
+        self._capacity = 0
+        self._default_depth = default_depth
+        self._sized = False
+        self._ring: deque[bytes] | tuple[()] = ()
+        # Positions, counted from the first record ever queued, after which records were lost.
+        self._marks: deque[int] | tuple[()] = ()
+        self._loss_next = False
+        self._delivered = 0
+        self.bytes = 0
+        """Bytes of the queued records, the loss record not counted (FIONREAD)."""
+        self.filter: Filter | None = None
+        self.filtered = 0
+        """Records that the filter kept out; counted by who posts (watch.py)."""
+        self.lost = 0
+        self.writers = 0
+        self.on_change: Callable[[Queue], object] | None = None
+        """Called when a record was queued or the last write side went; None while nobody waits."""
+
+    # -- the writing side
+
+    def post(self, record: bytes) -> None:
+        """Queue `record`, a whole one, or note its loss. The filter has been asked already."""
+        ring = self._ring
+        if len(ring) >= self._capacity:
+            if self._capacity or not self._default_depth:
+                self._lose()
+                return
+            self._make_ring(self._default_depth)
+            ring = self._ring
+        ring.append(record)  # type: ignore[union-attr]  # a full `()` never gets here
+        self.bytes += len(record)
+        if self.on_change is not None:
+            self.on_change(self)
+
+    def post_all(self, records: list[bytes]) -> None:
+        """`post` for many at once."""
+        if len(self._ring) + len(records) > self._capacity or not records:
+            for record in records:
+                self.post(record)
+            return
+        self._ring.extend(records)  # type: ignore[union-attr]  # a full `()` never gets here
+        self.bytes += sum(map(len, records))
+        if self.on_change is not None:
+            self.on_change(self)
+
+    def _lose(self) -> None:
+        if not self._capacity:
+            return  # not sized: no record, no mark
+        self.lost += 1
+        newest = self._delivered + len(self._ring) - 1
+        if not self._marks:
+            self._marks = deque((newest,))
+        elif self._marks[-1] != newest:
+            self._marks.append(newest)  # type: ignore[union-attr]
+
+    def set_size(self, depth: int) -> None:
+        """IOC_WATCH_QUEUE_SET_SIZE. depth 1..512, rounded up to a multiple of 32.
+
+        Raises SizeRefused; a refused call does not count. What a default depth let in stays.
+        """
+        if self._sized:
+            raise SizeRefused(errno.EBUSY, f"the depth is set already, to {self._capacity}")
+        if not 1 <= depth <= DEPTH_MAX:
+            raise SizeRefused(errno.EINVAL, f"expected a depth of 1..{DEPTH_MAX}, not {depth}")
+        self._make_ring(depth)
+        self._sized = True
+
+    def _make_ring(self, depth: int) -> None:
+        self._capacity = -(-depth // DEPTH_UNIT) * DEPTH_UNIT
+        if self._ring == ():
+            self._ring = deque()
+
+    def hold(self) -> None:
+        """One more write side: a directory entry, or a descriptor open for writing."""
+        self.writers += 1
+
+    def let_go(self) -> None:
+        """One write side less; the last one hangs up."""
+        self.writers -= 1
+        if not self.writers and self.on_change is not None:
+            self.on_change(self)
+
+    # -- the reading side
+
+    def read(self, size: int) -> bytes | None:
+        """Whole records of at most `size` bytes together; b"" at end of file or for size 0.
+
+        None while there is nothing to read. Raises BufferTooSmall, with nothing consumed.
+        """
+        if self._marks or self._loss_next or self.bytes > size or not size:
+            return self._read_by_record(size)
+        ring = self._ring
+        if not ring:
+            return None if self.writers else b""
+        count = len(ring)
+        data = ring[0] if count == 1 else b"".join(ring)
+        ring.clear()
+        self._delivered += count
+        self.bytes = 0
+        return data
+
+    def _read_by_record(self, size: int) -> bytes | None:
+        """The loop of pipe_read(), for what the short way in `read` leaves out."""
+        if not size:
+            return b""
+        ring, marks = self._ring, self._marks
+        taken: list[bytes] = []
+        room = size
+        while True:
+            if self._loss_next:
+                if room < len(LOSS):
+                    return self._taken_or_too_small(taken, len(LOSS))
+                taken.append(LOSS)
+                room -= len(LOSS)
+                self._loss_next = False
+            if not ring:
+                break
+            record = ring[0]
+            if len(record) > room:
+                return self._taken_or_too_small(taken, len(record))
+            taken.append(record)
+            room -= len(record)
+            self.bytes -= len(record)
+            ring.popleft()
+            if marks and marks[0] == self._delivered:
+                marks.popleft()
+                self._loss_next = True
+            self._delivered += 1
+            if not room or not ring:
+                break  # a loss record after the last record waits for the next read
+        if taken:
+            return b"".join(taken)
+        return None if self.writers else b""
+
+    @staticmethod
+    def _taken_or_too_small(taken: list[bytes], needed: int) -> bytes:
+        if not taken:
+            raise BufferTooSmall(needed)
+        return b"".join(taken)
+
+    def poll(self) -> int:
+        """The events of poll(2) on the read end: POLLIN | POLLRDNORM, POLLHUP."""
+        mask = POLL_READABLE if self._ring else 0
+        return mask if self.writers else mask | POLLHUP
+
+    # -- looking
+
+    @property
+    def depth(self) -> int:
+        """Records that fit; 0 while the queue has no ring yet."""
+        return self._capacity
+
+    @property
+    def loss_next(self) -> bool:
+        """Whether the next thing to be read is a loss record."""
+        return self._loss_next
+
+    def __len__(self) -> int:
+        return len(self._ring)
+
+    def statistics(self) -> Statistics:
+        queued = len(self._ring)
+        return Statistics(
+            queued=queued,
+            bytes=self.bytes,
+            posted=self._delivered + queued + self.lost,
+            delivered=self._delivered,
+            lost=self.lost,
+            filtered=self.filtered,
+        )

@@ -1,0 +1,397 @@
+"""The keys that there are, who owns them, what a name means, and who may use the key it means.
+
+A name is a serial number, the number of a special keyring (-3), or text: `@s`, `@u`, `@us`, a
+number (`1234`, `0x4d2`), `%TYPE:DESCRIPTION` and `%:RING` as in keyctl(1), or, beyond keyctl, a
+bare description, which is looked for in the caller's session keyring and below.
+
+Looking up follows lookup_user_key() of Linux 6.12 (security/keys/process_keys.c): find the key,
+see whether the caller possesses it, refuse what is negative, invalidated, revoked or expired, and
+only then look at the permissions.
+
+Each user has one session keyring, linked to the user keyring as pam_keyinit(8) does at login; it
+is made when first used. Keyrings of processes and threads have a place here (`_tops`, `_special`)
+and are not made yet.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Callable
+from typing import TypeVar
+
+from wqfs.abi.records import KeySubtype
+from wqfs.sim.command import ROOT, Actor
+from wqfs.sim.errors import Refused
+from wqfs.sim.key_search import find, possesses
+from wqfs.sim.keys import (
+    KEYRING,
+    LINK_BYTES,
+    NO_GID,
+    POS_ALL,
+    TYPES,
+    USR_ALL,
+    USR_READ,
+    USR_VIEW,
+    Key,
+    Keyring,
+    KeyType,
+    KeyUser,
+    Need,
+    Quota,
+    permits,
+)
+
+KeyName = int | str
+Notify = Callable[[Key, KeySubtype, int, int], None]
+AnyKey = TypeVar("AnyKey", bound=Key)
+Gone = Callable[[Key, int], None]
+
+SPECIAL = {"@t": -1, "@p": -2, "@s": -3, "@u": -4, "@us": -5, "@g": -6, "@a": -7}
+"""Words of keyctl(1) for the special keyrings."""
+
+_REGISTER_PERM = 0x0C030000
+_USER_KEYRING_PERM = (POS_ALL & ~(Need.SETATTR << 24)) | USR_ALL
+SESSION_PERM = POS_ALL | USR_VIEW | USR_READ
+_SERIAL_STEP = 0x9E3779B1  # odd, so that all of 31 bits come once before the first comes again
+_NUMBER = re.compile(r"0[xX][0-9a-fA-F]+|-?[0-9]+")
+_ANY_TYPE = tuple(TYPES)
+_RING_FIRST = ("keyring", *(t for t in TYPES if t != "keyring"))
+
+
+class KeyRefused(Refused):
+    """What the kernel would refuse about one key. name: how the caller named it, or None."""
+
+    def __init__(self, errno_: int, reason: str, name: KeyName | None = None) -> None:
+        super().__init__(errno_, reason)
+        self.name = name
+
+
+_WHY = {
+    errno.ENOKEY: "was invalidated",
+    errno.EKEYREVOKED: "was revoked",
+    errno.EKEYEXPIRED: "has expired",
+    errno.EKEYREJECTED: "was rejected",
+}
+
+
+class KeyTable:
+    """All keys of the simulated system. See Keyrings for what can be done with them."""
+
+    def __init__(
+        self,
+        notify: Notify,
+        gone: Gone,
+        *,
+        quota: Quota = Quota(),  # noqa: B008  frozen
+        max_keys: int = 1_000_000,
+        seed: int = 0x2A5F31C7,
+    ) -> None:
+        """notify(key, subtype, aux, now_ns) and gone(key, now_ns) are told after the state changed.
+
+        quota: each user's limits; max_keys: of all users together; seed: two tables with the same
+        seed give the same serial numbers to the same operations.
+        """
+        self.quota = quota
+        self.max_keys = max_keys
+        self.by_serial: dict[int, Key] = {}
+        self.users: dict[int, KeyUser] = {}
+        self._notify = notify
+        self._gone = gone
+        self._seed = seed
+        self._made = 0
+        self._sessions: dict[int, Keyring] = {}
+        self._timed: dict[Key, None] = {}
+        self._next_collection: int | None = None
+        self.register = self._make_keyring(".user_reg", 0, NO_GID, _REGISTER_PERM)
+        self.register.pins = 1
+        self._quietly(lambda: self._user_keyrings(ROOT, 0))
+
+    def login(self, actor: Actor) -> None:
+        """Make the session, user and user-session keyrings of a user, without events: they were
+        there before. Without it they are made, with events, when first used."""
+        self._quietly(lambda: self._session(actor, 0))
+
+    # -- names
+
+    def lookup(
+        self,
+        actor: Actor,
+        name: KeyName,
+        need: Need,
+        now_ns: int,
+        *,
+        ring: bool = False,
+        partial: bool = False,
+    ) -> tuple[Key, bool]:
+        """The key called `name` if it may be used so, and whether `actor` possesses it.
+
+        ring: prefer a keyring where a bare description means several; partial: a negative key will
+        do. Raises ENOKEY, EKEYREVOKED, EKEYEXPIRED, a negative key's own errno, then EACCES; EINVAL
+        for what is no name.
+        """
+        key, possessed = self.resolve(actor, name, now_ns, ring=ring)
+        wrong = key.validity(now_ns) if partial else key.refusal(now_ns)
+        if wrong:
+            raise KeyRefused(wrong, f"{label(key)} {_WHY.get(wrong, 'is negative')}", name)
+        if not permits(key, actor, need, possessed=possessed):
+            raise no_right(key, need, actor, name)
+        return key, possessed
+
+    def lookup_ring(self, actor: Actor, name: KeyName, need: Need, now_ns: int) -> tuple[Keyring, bool]:
+        """As `lookup`, then ENOTDIR if it is no keyring."""
+        key, possessed = self.lookup(actor, name, need, now_ns, ring=True)
+        return as_ring(key, name), possessed
+
+    def resolve(self, actor: Actor, name: KeyName, now_ns: int, *, ring: bool = False) -> tuple[Key, bool]:
+        """The key that `name` means, in whatever state, and whether `actor` possesses it.
+
+        Raises ENOKEY, EACCES (the one found grants no Search), EINVAL.
+        """
+        if isinstance(name, str):
+            if name[:1] not in "@%-0123456789":
+                return self._described(actor, name, now_ns, _RING_FIRST if ring else _ANY_TYPE), True
+            if name[:1] == "%":
+                return self._by_type_and_description(actor, name, now_ns)
+            if name in SPECIAL:
+                return self._special(actor, SPECIAL[name], name, now_ns), True
+            if not _NUMBER.fullmatch(name):
+                if not name or name[0] in "@-":
+                    raise KeyRefused(errno.EINVAL, f"expected a key, not {name!r}", name)
+                return self._described(actor, name, now_ns, _RING_FIRST if ring else _ANY_TYPE), True
+            serial = int(name, 16 if name[:2] in ("0x", "0X") else 10)
+        else:
+            serial = name
+        if serial < 1:
+            return self._special(actor, serial, name, now_ns), True
+        key = self.by_serial.get(serial)
+        if key is None:
+            raise KeyRefused(errno.ENOKEY, f"there is no key {serial}", name)
+        return key, possesses(key, actor, self._tops(actor))
+
+    def possesses(self, actor: Actor, key: Key) -> bool:
+        """Whether a search of the actor's keyrings finds `key`."""
+        return possesses(key, actor, self._tops(actor))
+
+    def _described(self, actor: Actor, description: str, now_ns: int, types: tuple[str, ...]) -> Key:
+        session = self._session(actor, now_ns)
+        if types is _ANY_TYPE:
+            # The usual case: a user key right in the session keyring.
+            key = session.links.get(("user", description))
+            if (
+                key is not None
+                and not (session.validity(now_ns) or key.refusal(now_ns))
+                and permits(session, actor, Need.SEARCH, possessed=True)
+                and permits(key, actor, Need.SEARCH, possessed=True)
+            ):
+                return key
+        found = self._search_session(actor, tuple((t, description) for t in types), description, now_ns)
+        if found is None:
+            raise KeyRefused(
+                errno.ENOKEY, f"no key called {description!r} in the session keyring or below it", description
+            )
+        return found
+
+    def _search_session(
+        self, actor: Actor, indexes: tuple[tuple[str, str], ...], name: str, now_ns: int
+    ) -> Key | None:
+        """A usable key if there is one, else one that is not: what is wrong with it is then said."""
+        session = self._session(actor, now_ns)
+        wrong = session.validity(now_ns)
+        if wrong:
+            raise KeyRefused(wrong, f"the session keyring {_WHY[wrong]}: see `key new_session`", name)
+        if not permits(session, actor, Need.SEARCH, possessed=True):
+            raise no_right(session, Need.SEARCH, actor, name)
+        key, error, passed = find(session, indexes, actor, lambda k: k.refusal(now_ns), possessed=True)
+        if key is None and error == errno.EACCES:
+            assert passed is not None
+            raise no_right(passed, Need.SEARCH, actor, name)
+        return key or passed
+
+    def _by_type_and_description(self, actor: Actor, name: str, now_ns: int) -> tuple[Key, bool]:
+        """`%user:colour`: in the session keyring, else any key that may be viewed (keyctl(1))."""
+        type_, colon, description = name[1:].partition(":")
+        if not colon or not description:
+            raise KeyRefused(errno.EINVAL, f"expected %TYPE:DESCRIPTION or %:RING, not {name!r}", name)
+        index = (type_ or KEYRING.name, description)
+        key = self._search_session(actor, (index,), name, now_ns)
+        if key is not None:
+            return key, True
+        for other in self.by_serial.values():
+            if other.index == index and not other.refusal(now_ns):
+                possessed = self.possesses(actor, other)
+                if permits(other, actor, Need.VIEW, possessed=possessed):
+                    return other, possessed
+        raise KeyRefused(errno.ENOKEY, f"no key of type {index[0]} called {description!r}", name)
+
+    # -- special keyrings
+
+    def _special(self, actor: Actor, number: int, name: KeyName, now_ns: int) -> Keyring:
+        if number == -3:
+            return self._session(actor, now_ns)
+        if number == -4:
+            return self._user_keyrings(actor, now_ns)[0]
+        if number == -5:
+            return self._user_keyrings(actor, now_ns)[1]
+        if number in (-1, -2):
+            raise KeyRefused(
+                errno.ENOKEY, f"{name} belongs to a process, and a command has none: use @s, @u or @us", name
+            )
+        if number in (-7, -8):
+            raise KeyRefused(errno.ENOKEY, "no key is being constructed", name)
+        if number == -6:
+            raise KeyRefused(errno.EINVAL, "group keyrings do not exist, in the kernel either", name)
+        raise KeyRefused(errno.EINVAL, f"expected the number of a key, not {number}", name)
+
+    def _tops(self, actor: Actor) -> tuple[Keyring, ...]:
+        """The keyrings that a search for the actor begins with: the session keyring, or as long as
+        there is none the user-session keyring."""
+        session = self._sessions.get(actor.uid)
+        if session is None:
+            session = self.register.rings.get(f"_uid_ses.{actor.uid}")
+        return () if session is None else (session,)
+
+    def _session(self, actor: Actor, now_ns: int) -> Keyring:
+        """@s: made and linked to @u when first used."""
+        session = self._sessions.get(actor.uid)
+        if session is None:
+            user, _ = self._user_keyrings(actor, now_ns)
+            session = self._new_session(actor, "_ses", SESSION_PERM, now_ns, overrun=True)
+            self._link_new(session, user, now_ns)
+        return session
+
+    def _new_session(
+        self, actor: Actor, name: str, perm: int, now_ns: int, *, overrun: bool = False
+    ) -> Keyring:
+        session = self._make_keyring(name, actor.uid, actor.gid, perm, overrun=overrun)
+        self._install_session(actor, session, now_ns)
+        self._notify(session, KeySubtype.INSTANTIATED, 0, now_ns)
+        return session
+
+    def _install_session(self, actor: Actor, session: Keyring, now_ns: int) -> None:
+        old = self._sessions.get(actor.uid)
+        self._sessions[actor.uid] = session
+        session.pins += 1
+        if old is not None:
+            old.pins -= 1
+            self._reap([old], now_ns)
+
+    def _user_keyrings(self, actor: Actor, now_ns: int) -> tuple[Keyring, Keyring]:
+        """@u and @us, made when first used; @us links to @u (look_up_user_keyrings)."""
+        user = self._registered(actor, f"_uid.{actor.uid}", now_ns)
+        if user is None:
+            user = self._make_keyring(f"_uid.{actor.uid}", actor.uid, NO_GID, _USER_KEYRING_PERM)
+            self._notify(user, KeySubtype.INSTANTIATED, 0, now_ns)
+            self._link_new(self.register, user, now_ns)
+        session = self._registered(actor, f"_uid_ses.{actor.uid}", now_ns)
+        if session is None:
+            session = self._make_keyring(f"_uid_ses.{actor.uid}", actor.uid, NO_GID, _USER_KEYRING_PERM)
+            self._notify(session, KeySubtype.INSTANTIATED, 0, now_ns)
+            self._link_new(session, user, now_ns)
+            self._link_new(self.register, session, now_ns)
+        return user, session
+
+    def _registered(self, actor: Actor, name: str, now_ns: int) -> Keyring | None:
+        ring = self.register.rings.get(name)
+        if ring is not None and (
+            ring.validity(now_ns) or not permits(ring, actor, Need.SEARCH, possessed=True)
+        ):
+            raise KeyRefused(errno.ENOKEY, f"the keyring {name} cannot be used any more")
+        return ring
+
+    def _quietly(self, make: Callable[[], object]) -> None:
+        notify, self._notify = self._notify, lambda key, subtype, aux, now_ns: None
+        try:
+            make()
+        finally:
+            self._notify = notify
+
+    # -- coming and going
+
+    def _make(
+        self, type_: KeyType, description: str, actor: Actor, perm: int, *, payload: bytes = b""
+    ) -> Key:
+        """A new key that nothing holds yet. Raises EDQUOT."""
+        if type_ is KEYRING:
+            return self._make_keyring(description, actor.uid, actor.gid, perm)
+        key = Key(0, type_, description, actor.uid, actor.gid, perm)
+        key.payload = payload
+        key.cost = type_.cost(payload)
+        return self._enter(key)
+
+    def _make_keyring(
+        self, description: str, uid: int, gid: int, perm: int, *, overrun: bool = False
+    ) -> Keyring:
+        return self._enter(Keyring(0, description, uid, gid, perm), overrun=overrun)
+
+    def _enter(self, key: AnyKey, *, overrun: bool = False) -> AnyKey:
+        """Give the key its serial number and charge its owner. Raises EDQUOT unless overrun."""
+        if len(self.by_serial) >= self.max_keys and not overrun:
+            raise KeyRefused(errno.EDQUOT, f"there are {self.max_keys} keys, the limit max_keys")
+        self._charge(key.uid, 1, key.base_cost + key.cost, overrun=overrun)
+        serial = 0
+        while serial < 3 or serial in self.by_serial:
+            serial = (self._seed + self._made * _SERIAL_STEP) & 0x7FFFFFFF
+            self._made += 1
+        key.serial = serial
+        self.by_serial[serial] = key
+        return key
+
+    def _link_new(self, ring: Keyring, key: Key, now_ns: int) -> None:
+        """A link that nothing refuses, quota neither."""
+        self._charge(ring.uid, 0, LINK_BYTES, overrun=True)
+        ring.cost += LINK_BYTES
+        ring.attach(key)
+        self._notify(ring, KeySubtype.LINKED, key.serial, now_ns)
+
+    def _reap(self, keys: list[Key], now_ns: int) -> None:
+        """End those of `keys` that nothing holds any more, and what then nothing holds either."""
+        at = 0
+        while at < len(keys):
+            key = keys[at]
+            at += 1
+            if key.linked_by or key.pins or self.by_serial.get(key.serial) is not key:
+                continue
+            del self.by_serial[key.serial]
+            self._timed.pop(key, None)
+
+            self._charge(key.uid, -1, -key.base_cost - key.cost)
+            if isinstance(key, Keyring):
+                keys += key.detach_all()
+            self._gone(key, now_ns)
+
+    def _charge(self, uid: int, keys: int, bytes_: int, *, overrun: bool = False) -> None:
+        """Add to what user `uid` has; less than nothing gives back. Raises EDQUOT unless overrun."""
+        user = self.users.get(uid)
+        if user is None:
+            user = KeyUser(*self.quota.of(uid))
+        if not overrun:
+            if keys > 0 and user.keys + keys > user.maxkeys:
+                raise KeyRefused(errno.EDQUOT, f"user {uid} has {user.keys} keys of {user.maxkeys}")
+            if bytes_ > 0 and user.bytes + bytes_ > user.maxbytes:
+                raise KeyRefused(
+                    errno.EDQUOT,
+                    f"user {uid} has {user.bytes} bytes of {user.maxbytes} and needs {bytes_} more",
+                )
+        user.keys += keys
+        user.bytes += bytes_
+        if user.keys:
+            self.users[uid] = user
+        else:
+            self.users.pop(uid, None)
+
+
+def as_ring(key: Key, name: KeyName | None = None) -> Keyring:
+    """`key` as a keyring. Raises ENOTDIR."""
+    if not isinstance(key, Keyring):
+        raise KeyRefused(errno.ENOTDIR, f"expected a keyring, {label(key)} is of type {key.type.name}", name)
+    return key
+
+
+def no_right(key: Key, need: Need, actor: Actor, name: KeyName | None = None) -> KeyRefused:
+    """EACCES, to be raised."""
+    return KeyRefused(errno.EACCES, f"{label(key)} does not grant {need.name} to user {actor.uid}", name)
+
+
+def label(key: Key) -> str:
+    return f"key {key.serial} ({key.description})"

@@ -1,0 +1,164 @@
+"""mount and umount, as mount(8) and umount(8) take them. There is no fstab: a new mount names both
+source and directory."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from wqfs.sim import arguments as args
+from wqfs.sim import mount_options, mounting
+from wqfs.sim.command import Actor, Command
+from wqfs.sim.errors import Refused
+from wqfs.sim.mount_options import MountOptions
+from wqfs.sim.mounts import Mount, segments
+
+if TYPE_CHECKING:
+    from wqfs.sim.system import System
+
+# The flags of mount(8) are its options by other names.
+_MOUNT_FLAGS = {
+    "-r": "ro", "--read-only": "ro", "-w": "rw", "--rw": "rw", "--read-write": "rw",
+    "-B": "bind", "--bind": "bind", "-R": "rbind", "--rbind": "rbind", "-M": "move", "--move": "move",
+    "-n": "", "--no-mtab": "", "-v": "", "--verbose": "", "-s": "", "-i": "", "--internal-only": "",
+    "-c": "", "--no-canonicalize": "",
+    **{f"--make-{word}": word for word in mount_options.PROPAGATION},
+}  # fmt: skip
+_MOUNT_VALUED = {
+    "-t": "type", "--types": "type", "-o": "options", "--options": "options",
+    "--source": "source", "--target": "target",
+}  # fmt: skip
+_UMOUNT_FLAGS = {
+    "-l": "lazy", "--lazy": "lazy", "-R": "recursive", "--recursive": "recursive",
+    "-f": "", "--force": "", "-n": "", "--no-mtab": "", "-v": "", "--verbose": "", "-q": "", "--quiet": "",
+    "-i": "", "--internal-only": "", "-c": "", "--no-canonicalize": "",
+}  # fmt: skip
+
+
+def _mount(system: System, actor: Actor, arguments: Sequence[str], now_ns: int) -> None:
+    given, rest = args.parse(arguments, 2, _MOUNT_FLAGS, _MOUNT_VALUED)
+    texts: list[str] = []
+    fstype = ""
+    source = target = None
+    for meaning, value, word in given:
+        if meaning == "type":
+            fstype = value if value != "auto" else ""
+        elif meaning == "options":
+            texts.append(value)
+        elif meaning == "source":
+            source = (value, word)
+        elif meaning == "target":
+            target = (value, word)
+        elif meaning:
+            texts.append(meaning)
+    options = mount_options.parse(",".join(texts))
+    target = target or (rest.pop() if rest else None)
+    source = source or (rest.pop() if rest else None)
+    if rest:
+        raise Refused(errno.EINVAL, f"expected SOURCE and DIR and no more, not {rest[-1][0]!r}", rest[-1][1])
+    if target is None:
+        raise Refused(errno.EINVAL, "expected SOURCE and DIR", 1)
+    try:
+        segments(target[0])
+        _carry_out(system, source, target[0], fstype, options, now_ns)
+    except Refused as refused:
+        refused.word = refused.word or target[1]
+        raise
+
+
+def _carry_out(
+    system: System, source: args.Word | None, target: str, fstype: str, options: MountOptions, now_ns: int
+) -> None:
+    """The system calls of one mount(8)."""
+    operations = options.operations
+    for word in options.propagation:
+        if word not in ("private", "rprivate"):
+            raise Refused(errno.EOPNOTSUPP, f"expected private, not {word}: propagation is not simulated yet", 1)
+    if "remount" in operations:
+        mount = system.mounts.mounted_at(target)
+        if operations & {"bind", "rbind"}:
+            mounting.remount_bind(system, mount, options, now_ns)
+        else:
+            mounting.remount(system, mount, options, now_ns)
+    elif operations:
+        if len(operations) > 1 and operations != {"bind", "rbind"}:
+            raise Refused(errno.EINVAL, f"expected one of {' and '.join(sorted(operations))}", 1)
+        if source is None:
+            raise Refused(errno.EINVAL, "expected OLD and NEW", 1)
+        _from_path(system, source, target, options, now_ns)
+    elif source is None:
+        if not options.propagation:
+            raise Refused(errno.EINVAL, "expected SOURCE and DIR: there is no fstab")
+        system.mounts.mounted_at(target)  # it is private already
+    else:
+        mounting.mount(system, source[0], target, fstype, options, now_ns)
+
+
+def _from_path(system: System, source: args.Word, target: str, options: MountOptions, now_ns: int) -> None:
+    """bind, rbind and move: the source is a path."""
+    old, word = source
+    try:
+        segments(old)
+        if "move" in options.operations:
+            system.mounts.mounted_at(old)
+    except Refused as refused:
+        refused.word = word
+        raise
+    if "move" in options.operations:
+        mounting.move(system, old, target, now_ns)
+        return
+    recursive = "rbind" in options.operations
+    new = mounting.bind(system, old, target, now_ns, recursive=recursive)
+    mounting.bind_attributes(system, new, options, now_ns)
+
+
+def _umount(system: System, actor: Actor, arguments: Sequence[str], now_ns: int) -> None:
+    given, rest = args.parse(arguments, 2, _UMOUNT_FLAGS, {})
+    if len(rest) != 1:
+        raise Refused(errno.EINVAL, f"expected one DIR or SOURCE, not {len(rest)}", rest[1][1] if rest else 1)
+    name, word = rest[0]
+    how = {meaning for meaning, _, _ in given}
+    try:
+        mount = _find(system, name)
+        if "recursive" in how:
+            mounting.umount_recursive(system, mount, now_ns)
+        else:
+            mounting.umount(system, mount, now_ns, lazy="lazy" in how)
+    except Refused as refused:
+        refused.word = refused.word or word
+        raise
+
+
+def _find(system: System, name: str) -> Mount:
+    """The mount at a mountpoint, else the newest from a source. EINVAL if another one covers that."""
+    tree = system.mounts
+    if name[:1] == "/":
+        mount, place = tree.lookup(name)
+        if not place:
+            return mount
+    found = tree.find_source(name)
+    if found is None:
+        raise Refused(errno.EINVAL, f"expected a mount point or a mounted source, not {name!r}")
+    if tree.lookup(found.path) != (found, ()):
+        raise Refused(errno.EINVAL, f"{name} is mounted at {found.path}, which something else covers")
+    return found
+
+
+COMMANDS = (
+    Command(
+        ("mount",),
+        "mount [-t TYPE] [-o OPTIONS] [-r|-w] SOURCE DIR | --bind|--rbind|--move OLD NEW | -o remount[,bind],... DIR",
+        "Mount a filesystem, show or move a part of the tree elsewhere, or change what is mounted.",
+        "new_mount; with --move move_from and move_to; with remount,bind readonly if that changes, and setattr; "
+        "with remount the superblock's readonly if that changes, and setattr.",
+        _mount,
+    ),
+    Command(
+        ("umount",),
+        "umount [-l|-R] DIR|SOURCE",
+        "Unmount what is topmost at a mount point; with -l or -R, all below it too.",
+        "unmount for each mount; removal for each watch on one, and on a superblock that has no mount left.",
+        _umount,
+    ),
+)

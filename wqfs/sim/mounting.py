@@ -1,0 +1,192 @@
+"""What can be done to the mount tree: the system calls behind mount(8) and umount(8), and their events.
+
+Each function follows fs/namespace.c of Linux 6.12 in what it refuses and why; what each event says
+and who hears it is in ABI.md, 1, and `conformance/mounts.json`. All changes of a call come first,
+then its events, in order; last the objects that are gone take their watches with them.
+
+Where the kernel and this differ: the root mount cannot go, lazily neither (EBUSY); nothing keeps a
+mount busy but mounts below it. All mounts are private: propagation is not here yet.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from wqfs.abi.records import MountFlag, MountSubtype, SbFlag, SbSubtype
+from wqfs.sim.errors import Refused
+from wqfs.sim.mount_options import MOUNT_ATTR__ATIME, MOUNT_ATTR_RDONLY, MountOptions
+from wqfs.sim.mounts import Mount, Place
+from wqfs.sim.superblocks import Superblock
+
+if TYPE_CHECKING:
+    from wqfs.sim.system import System
+
+_NOW_RO = int(MountFlag.IS_NOW_RO)
+_SB_NOW_RO = int(SbFlag.IS_NOW_RO)
+
+
+def mount(system: System, source: str, path: str, fstype: str, options: MountOptions, now_ns: int) -> Mount:
+    """Mount a filesystem. fstype "" takes what the source suggests.
+
+    Raises EBUSY when that superblock is the topmost at `path` already, ENOSPC at the limit, and
+    what Superblocks.get refuses.
+    """
+    tree = system.mounts
+    parent, place = tree.lookup(path)
+    sb = system.superblocks.get(source, fstype, options.read_only is True, options.fs)
+    try:
+        if not place and parent.sb is sb:
+            raise Refused(errno.EBUSY, f"{source} is mounted at {parent.path} already")
+        new = tree.attach(parent, place, sb, (), options.attributes())
+    except Refused:
+        if not sb.mounts:
+            system.superblocks.forget(sb)
+        raise
+    _new_mount(system, new, now_ns)
+    return new
+
+
+def bind(system: System, old_path: str, new_path: str, now_ns: int, *, recursive: bool = False) -> Mount:
+    """Show what is at one path at another path too. recursive: with the mounts below. Raises ENOSPC."""
+    tree = system.mounts
+    old, old_place = tree.lookup(old_path)
+    parent, place = tree.lookup(new_path)
+    below = [*old.subtree()] if recursive else [old]
+    below = [m for m in below[1:] if _is_shown(m, old, old_place)]
+    tree.check_room(1 + len(below))
+    top = tree.attach(parent, place, old.sb, old.root + old_place, old.attr)
+    copies = {old: top}
+    for each in below:
+        assert each.parent is not None
+        mountpoint = each.mountpoint[len(old_place) :] if each.parent is old else each.mountpoint
+        copies[each] = tree.attach(copies[each.parent], mountpoint, each.sb, each.root, each.attr)
+    for copy in copies.values():
+        _new_mount(system, copy, now_ns)
+    return top
+
+
+def _is_shown(mount: Mount, top: Mount, place: Place) -> bool:
+    """Whether a mount below `top` is at or below `place` of it."""
+    while mount.parent is not top:
+        assert mount.parent is not None
+        mount = mount.parent
+    return mount.mountpoint[: len(place)] == place
+
+
+def _new_mount(system: System, new: Mount, now_ns: int) -> None:
+    assert new.parent is not None
+    flags = _NOW_RO if new.attr & MOUNT_ATTR_RDONLY else 0
+    system.notify_mount(MountSubtype.NEW_MOUNT, new.parent, new.mountpoint, new, now_ns, flags)
+
+
+def move(system: System, old_path: str, new_path: str, now_ns: int) -> Mount:
+    """Move a mount and all below it.
+
+    Raises EINVAL for the root mount and for what is no mountpoint, ELOOP to a place below itself.
+    """
+    tree = system.mounts
+    moved = tree.mounted_at(old_path)
+    parent, place = tree.lookup(new_path)
+    old_parent, old_mountpoint, was = moved.parent, moved.mountpoint, moved.path
+    if old_parent is None:
+        raise Refused(errno.EINVAL, "expected a mount with a parent, not the root mount")
+    above: Mount | None = parent
+    while above is not None:
+        if above is moved:
+            raise Refused(errno.ELOOP, f"{new_path} is below {was}")
+        above = above.parent
+    tree.move(moved, parent, place)
+    extra = {"old_mountpoint": was}
+    system.notify_mount(MountSubtype.MOVE_FROM, old_parent, old_mountpoint, moved, now_ns, names=extra)
+    system.notify_mount(MountSubtype.MOVE_TO, parent, place, moved, now_ns, names=extra)
+    return moved
+
+
+def umount(system: System, mount: Mount, now_ns: int, *, lazy: bool = False) -> None:
+    """Unmount one mount; lazily, with all below it. Raises EBUSY for the root mount, and for a mount
+    with mounts below it unless lazily."""
+    if mount.parent is None:
+        raise Refused(errno.EBUSY, "the root mount cannot go")
+    if mount.children and not lazy:
+        raise Refused(errno.EBUSY, f"{next(iter(mount.children.values())).path} is mounted below {mount.path}")
+    gone = system.mounts.detach(mount)
+    ended: list[Superblock | Mount] = []
+    for each, _, _ in reversed(gone):  # the kernel lets go of the last one first
+        ended.append(each)
+        if not each.sb.mounts and each.sb.id in system.superblocks.by_id:
+            system.superblocks.forget(each.sb)
+            ended.append(each.sb)
+    # Each was torn from its parent before: only the first is heard of further up than there.
+    for each, parent, place in gone:
+        system.notify_mount(MountSubtype.UNMOUNT, parent, place, each, now_ns)
+    for target in ended:
+        system.gone(target, now_ns)
+
+
+def umount_recursive(system: System, mount: Mount, now_ns: int) -> None:
+    """umount(8) -R: unmount all below, the newest first, then the mount. Raises EBUSY for the root mount."""
+    if mount.parent is None:
+        raise Refused(errno.EBUSY, "the root mount cannot go")
+    order: list[Mount] = []
+    pending = [mount]
+    while pending:
+        each = pending.pop()
+        order.append(each)
+        pending.extend(sorted(each.children.values(), key=_by_id))
+    for each in reversed(order):
+        umount(system, each, now_ns)
+
+
+def _by_id(mount: Mount) -> int:
+    return -mount.id
+
+
+def remount_bind(system: System, mount: Mount, options: MountOptions, now_ns: int) -> None:
+    """Change the attributes of one mount: `-o remount,bind`."""
+    set_attributes(system, mount, options.attributes(mount.attr), now_ns)
+
+
+def set_attributes(system: System, mount: Mount, attr: int, now_ns: int) -> None:
+    """Give one mount these attributes: readonly if that changed, then setattr in any case."""
+    turned = (mount.attr ^ attr) & MOUNT_ATTR_RDONLY
+    mount.attr = attr
+    system.mounts.changed += 1
+    flags = _NOW_RO if attr & MOUNT_ATTR_RDONLY else 0
+    if turned:
+        system.notify_mount(MountSubtype.READONLY, mount, (), None, now_ns, flags)
+    system.notify_mount(MountSubtype.SETATTR, mount, (), None, now_ns, flags)
+
+
+def bind_attributes(system: System, mount: Mount, options: MountOptions, now_ns: int) -> None:
+    """The second call that mount(8) makes for `--bind -o ...`: the attributes become those named, none
+    but the atime ones being kept."""
+    if options.set:
+        kept = 0 if options.clear & MOUNT_ATTR__ATIME else mount.attr & MOUNT_ATTR__ATIME
+        set_attributes(system, mount, options.set | kept, now_ns)
+
+
+def remount(system: System, mount: Mount, options: MountOptions, now_ns: int) -> None:
+    """Reconfigure the superblock, and the attributes of this mount of it: `-o remount`. Posts the
+    superblock's readonly if that changed; of the mount setattr alone."""
+    sb = mount.sb
+    read_only = sb.read_only if options.read_only is None else options.read_only
+    turned = read_only != sb.read_only
+    fs_options = options.fs_options(sb.options)
+    reconfigured = fs_options != sb.options
+    sb.read_only, sb.options = read_only, fs_options
+    mount.attr = options.attributes(mount.attr)
+    system.mounts.changed += 1
+    if turned:
+        system.notify_sb(SbSubtype.READONLY, sb, now_ns, _SB_NOW_RO if read_only else 0)
+    if reconfigured:
+        sb.changed = system.watches.last_event + 1  # it has no event of its own
+    flags = _NOW_RO if mount.attr & MOUNT_ATTR_RDONLY else 0
+    system.notify_mount(MountSubtype.SETATTR, mount, (), None, now_ns, flags)
+
+
+def sb_set_readonly(system: System, sb: Superblock, read_only: bool, now_ns: int) -> None:
+    """The superblock turns read-only, or back, by itself. Nothing happens if it is so already."""
+    if sb.read_only != read_only:
+        sb.read_only = read_only
+        system.notify_sb(SbSubtype.READONLY, sb, now_ns, _SB_NOW_RO if read_only else 0)

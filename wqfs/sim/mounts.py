@@ -1,0 +1,214 @@
+"""The mount tree: who is mounted where, and who hears of what happens there.
+
+The rules:
+- A place is a mount and a path within it (the kernel's vfsmount and dentry). At most one mount is
+  attached to a place; a second one on the same path is attached to the first one's root. So the
+  topmost counts, and going up the parents undoes the stack.
+- There are no directories: any absolute path is a place. Paths are taken as text, `..` included.
+- Ids are never used again. Mounts stand in the order of their ids, as in mountinfo.
+- What happens is heard from its place rootwards: by watches on directories that hold the place,
+  deepest first, on each mount up to the root. IN_SUBTREE is clear only for a watch on the root of
+  the mount where it happens (ABI.md, 1).
+
+Nothing in here makes events: wqfs/sim/mounting.py does.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from typing import Final
+
+from wqfs.abi.records import MountFlag
+from wqfs.sim.errors import Refused
+from wqfs.sim.superblocks import Superblock
+from wqfs.watch import Entry, Watchable
+
+Place = tuple[str, ...]
+"""A path within a mount, as segments; () is its root."""
+
+IN_SUBTREE: Final = int(MountFlag.IN_SUBTREE)
+PATH_MAX = 4096
+NAME_MAX = 255
+MOUNT_MAX = 100_000
+"""Mounts in the tree: the default of fs.mount-max."""
+ROOT_ID = 21
+OUTSIDE_ID = 1
+"""The parent id of the root mount: a mount that nobody can see (proc(5))."""
+
+
+class Mount(Watchable):
+    """id: as in records and mountinfo; parent: None for the root mount and for one that is gone;
+    mountpoint: the place within the parent; root: the directory of the filesystem that it shows;
+    attr: MOUNT_ATTR_* bits; path: the mountpoint seen from the root; children: by their place;
+    changed: the number of the event that changed it last, 0 before the first."""
+
+    __slots__ = ("attr", "changed", "children", "id", "mountpoint", "parent", "path", "root", "sb")
+
+    def __init__(
+        self, id_: int, parent: Mount | None, mountpoint: Place, sb: Superblock, root: Place, attr: int
+    ) -> None:
+        super().__init__()
+        self.id = id_
+        self.parent = parent
+        self.mountpoint = mountpoint
+        self.sb = sb
+        self.root = root
+        self.attr = attr
+        self.changed = 0
+        self.children: dict[Place, Mount] = {}
+        self.path = path_text(parent, mountpoint)
+
+    @property
+    def watch_object_id(self) -> int:
+        return self.id
+
+    def subtree(self) -> Iterator[Mount]:
+        """This mount and all below, parents first, siblings in the order in which they were attached."""
+        pending = [self]  # no recursion: mounts stack as high as anybody likes
+        while pending:
+            mount = pending.pop()
+            yield mount
+            pending.extend(reversed(mount.children.values()))
+
+
+class MountTree:
+    """All mounts. changed: counts changes of the tree and of attributes, for who polls mountinfo."""
+
+    def __init__(self, sb: Superblock) -> None:
+        self._last_id = ROOT_ID
+        self.root = Mount(ROOT_ID, None, (), sb, (), 0)
+        self.by_id: dict[int, Mount] = {ROOT_ID: self.root}
+        sb.mounts[ROOT_ID] = self.root
+        self.changed = 0
+
+    # -- paths
+
+    def lookup(self, path: str) -> tuple[Mount, Place]:
+        """The topmost mount at `path` and the place within it. Raises EINVAL, ENAMETOOLONG."""
+        names = segments(path)
+        mount = _topmost(self.root)
+        begin = 0
+        for end in range(1, len(names) + 1):
+            child = mount.children.get(names[begin:end])
+            if child is not None:
+                mount = _topmost(child)
+                begin = end
+        return mount, names[begin:]
+
+    def mounted_at(self, path: str) -> Mount:
+        """The topmost mount whose mountpoint is `path`. Raises EINVAL if nothing is mounted there."""
+        mount, place = self.lookup(path)
+        if place:
+            raise Refused(errno.EINVAL, f"expected a mount point, not {path!r}")
+        return mount
+
+    def find_source(self, source: str) -> Mount | None:
+        """The newest mount from `source`."""
+        for mount in reversed(self.by_id.values()):
+            if mount.sb.source == source:
+                return mount
+        return None
+
+    # -- changes
+
+    def check_room(self, count: int) -> None:
+        """Raises ENOSPC if `count` more mounts are too many."""
+        if len(self.by_id) + count > MOUNT_MAX:
+            raise Refused(errno.ENOSPC, f"expected at most {MOUNT_MAX} mounts, the limit")
+
+    def attach(self, parent: Mount, place: Place, sb: Superblock, root: Place, attr: int) -> Mount:
+        """A new mount at a place where none is. Raises ENOSPC."""
+        assert place not in parent.children
+        self.check_room(1)
+        self._last_id += 1
+        mount = Mount(self._last_id, parent, place, sb, root, attr)
+        parent.children[place] = mount
+        self.by_id[mount.id] = mount
+        sb.mounts[mount.id] = mount
+        self.changed += 1
+        return mount
+
+    def detach(self, mount: Mount) -> list[tuple[Mount, Mount, Place]]:
+        """Take a mount and all below it away, and from one another. Returns each with the parent and
+        the place that it had, parents first."""
+        gone = [(each, each.parent, each.mountpoint) for each in mount.subtree() if each.parent is not None]
+        for each, parent, place in gone:
+            del parent.children[place]
+            del self.by_id[each.id]
+            del each.sb.mounts[each.id]
+            each.parent = None
+        self.changed += 1
+        return gone
+
+    def move(self, mount: Mount, parent: Mount, place: Place) -> None:
+        """Attach a mount elsewhere, with all below it. Not below itself."""
+        assert mount.parent is not None and place not in parent.children
+        del mount.parent.children[mount.mountpoint]
+        parent.children[place] = mount
+        mount.parent, mount.mountpoint = parent, place
+        for each in mount.subtree():
+            each.path = path_text(each.parent, each.mountpoint)
+        self.changed += 1
+
+
+def _topmost(mount: Mount) -> Mount:
+    while (above := mount.children.get(())) is not None:
+        mount = above
+    return mount
+
+
+def audience(mount: Mount, place: Place = ()) -> list[tuple[Entry, int]]:
+    """Who hears of what happens at `place` of `mount`, in this order, with the flags of each. A mount
+    that was detached ends the way to the root."""
+    heard: list[tuple[Entry, int]] = []
+    flag = 0
+    at: Mount | None = mount
+    while at is not None:
+        if at.watchers:
+            near = [entry for entry in at.watchers if entry.place == place[: len(entry.place)]]
+            if place:
+                near.sort(key=_depth, reverse=True)  # stable: the newest first within one directory
+            heard += [(entry, IN_SUBTREE if entry.place else flag) for entry in near]
+        flag = IN_SUBTREE
+        place = at.mountpoint
+        at = at.parent
+    return heard
+
+
+def _depth(entry: Entry) -> int:
+    return len(entry.place)
+
+
+def segments(path: str) -> Place:
+    """An absolute path's names, `.` and `..` and doubled slashes taken out as text."""
+    if path[:1] != "/":
+        raise Refused(errno.EINVAL, f"expected an absolute path, not {path!r}")
+    names = [name for name in path.split("/") if name and name != "."]
+    if len(path) > NAME_MAX // 4:
+        _check_lengths(path, names)
+    if ".." in names:
+        kept: list[str] = []
+        for name in names:
+            if name != "..":
+                kept.append(name)
+            elif kept:
+                kept.pop()
+        names = kept
+    return tuple(names)
+
+
+def _check_lengths(path: str, names: list[str]) -> None:
+    if len(path.encode("utf-8", "surrogateescape")) >= PATH_MAX:
+        raise Refused(errno.ENAMETOOLONG, f"expected a path of less than {PATH_MAX} bytes")
+    for name in names:
+        if len(name.encode("utf-8", "surrogateescape")) > NAME_MAX:
+            raise Refused(errno.ENAMETOOLONG, f"expected names of at most {NAME_MAX} bytes in the path")
+
+
+def path_text(mount: Mount | None, place: Place) -> str:
+    """A place as a path seen from the root."""
+    above = mount.path if mount is not None else "/"
+    if not place:
+        return above
+    return f"{'' if above == '/' else above}/{'/'.join(place)}"

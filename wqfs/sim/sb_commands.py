@@ -1,0 +1,193 @@
+"""sb and device: what happens to superblocks and block devices by itself."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from wqfs.abi import records as r
+from wqfs.sim import mounting
+from wqfs.sim.command import Actor, Command
+from wqfs.sim.errors import Refused
+from wqfs.sim.superblocks import Superblock
+
+if TYPE_CHECKING:
+    from wqfs.sim.system import System
+
+TEXT_MAX: Final = r.RECORD_MAX - r.RECORD_MIN - r.SB_ERROR_BODY.size
+"""Bytes of an error's text that fit a record."""
+_MAX_ERRNO = 4095
+_ERRNOS = {name: number for number, name in errno.errorcode.items()}
+_ERRNOS.update({"EFSCORRUPTED": errno.EUCLEAN, "EFSBADCRC": errno.EBADMSG, "EWOULDBLOCK": errno.EWOULDBLOCK})
+
+
+def _superblock(system: System, arguments: Sequence[str], least: int, usage: str) -> Superblock:
+    """The superblock that the first argument names; `least` arguments must be there."""
+    if len(arguments) < least:
+        raise Refused(errno.EINVAL, f"expected {usage}", 2 + len(arguments))
+    try:
+        return system.find_sb(arguments[0])[0]
+    except Refused as refused:
+        refused.word = 3
+        raise
+
+
+def _no_more(arguments: Sequence[str], most: int) -> None:
+    if len(arguments) > most:
+        raise Refused(errno.EINVAL, f"expected nothing more, not {arguments[most]!r}", 3 + most)
+
+
+def _number(text: str, limit: int, what: str, word: int) -> int:
+    """A number 0..limit, decimal or 0x hexadecimal."""
+    try:
+        number = int(text, 16 if text[:2] in ("0x", "0X") else 10) if text.isascii() and text.isalnum() else -1
+    except ValueError:
+        number = -1
+    if not 0 <= number <= limit:
+        raise Refused(errno.EINVAL, f"expected {what} of 0..{limit}, not {text!r}", word)
+    return number
+
+
+def _errno(text: str, word: int) -> int:
+    named = _ERRNOS.get(text.upper())
+    if named is not None:
+        return named
+    if not text.isdecimal():
+        raise Refused(errno.EINVAL, f"expected an errno such as EIO or 5, not {text!r}", word)
+    number = _number(text, _MAX_ERRNO, "an errno", word)
+    if not number:
+        raise Refused(errno.EINVAL, "expected an errno of 1..4095, not 0", word)
+    return number
+
+
+def cut(text: str, limit: int) -> bytes:
+    """`text` as UTF-8, cut to `limit` bytes between two characters."""
+    raw = text.encode("utf-8", "surrogateescape")
+    if len(raw) <= limit:
+        return raw
+    while limit and raw[limit] & 0xC0 == 0x80:
+        limit -= 1
+    return raw[:limit]
+
+
+def _error(system: System, actor: Actor, arguments: Sequence[str], now_ns: int) -> None:
+    sb = _superblock(system, arguments, 2, "DIR and ERRNO")
+    number = _errno(arguments[1], 4)
+    cookie = 0
+    text_at = 2
+    if len(arguments) > 2 and arguments[2].startswith("cookie="):
+        cookie = _number(arguments[2][7:], 0xFFFFFFFF, "a cookie", 5)
+        text_at = 3
+    text = cut(" ".join(arguments[text_at:]), TEXT_MAX)
+    turns = "errors=remount-ro" in sb.options and not sb.read_only
+    sb.errors += 1
+    sb.read_only = sb.read_only or turns
+    body = r.SB_ERROR_BODY.pack(sb.id, number, cookie)[r.SB_BODY.size :] + text
+    system.notify_sb(r.SbSubtype.ERROR, sb, now_ns, body=body)
+    if turns:
+        system.notify_sb(r.SbSubtype.READONLY, sb, now_ns, r.SbFlag.IS_NOW_RO)
+
+
+def _edquot(system: System, actor: Actor, arguments: Sequence[str], now_ns: int) -> None:
+    sb = _superblock(system, arguments, 1, "DIR [user|group|project ID]")
+    kind, id_ = "user", actor.uid
+    if len(arguments) > 1:
+        kind = arguments[1]
+        if kind not in ("user", "group", "project"):
+            raise Refused(errno.EINVAL, f"expected user, group or project, not {kind!r}", 4)
+        if len(arguments) < 3:
+            raise Refused(errno.EINVAL, f"expected the ID of the {kind}", 4)
+        id_ = _number(arguments[2], 0xFFFFFFFF, "an ID", 5)
+        _no_more(arguments, 3)
+    system.notify_sb(r.SbSubtype.EDQUOT, sb, now_ns, names={kind: id_})
+
+
+def _readonly(system: System, actor: Actor, arguments: Sequence[str], now_ns: int) -> None:
+    sb = _superblock(system, arguments, 1, "DIR")
+    _no_more(arguments, 1)
+    mounting.sb_set_readonly(system, sb, True, now_ns)
+
+
+def _readwrite(system: System, actor: Actor, arguments: Sequence[str], now_ns: int) -> None:
+    sb = _superblock(system, arguments, 1, "DIR")
+    _no_more(arguments, 1)
+    mounting.sb_set_readonly(system, sb, False, now_ns)
+
+
+def _network(system: System, actor: Actor, arguments: Sequence[str], now_ns: int) -> None:
+    sb = _superblock(system, arguments, 2, "DIR and up or down")
+    word = arguments[1]
+    if word not in ("up", "down"):
+        raise Refused(errno.EINVAL, f"expected up or down, not {word!r}", 4)
+    _no_more(arguments, 2)
+    if sb.on_block_device:
+        raise Refused(errno.EINVAL, f"expected a network filesystem, not {sb.fstype} on {sb.source}", 3)
+    if sb.network_down != (word == "down"):
+        sb.network_down = word == "down"
+        system.notify_sb(r.SbSubtype.NETWORK, sb, now_ns, names={"network": word})
+
+
+def _device_error(system: System, actor: Actor, arguments: Sequence[str], now_ns: int) -> None:
+    if len(arguments) < 2:
+        raise Refused(errno.EINVAL, "expected DEVICE and an error", 2 + len(arguments))
+    device, name = arguments[:2]
+    if not device.startswith("/dev/"):
+        raise Refused(errno.ENOTBLK, f"expected a block device /dev/..., not {device!r}", 3)
+    subtype = r.BlockSubtype.__members__.get(name.upper())
+    if subtype is None:
+        words = ", ".join(each.name.lower() for each in r.BlockSubtype)
+        raise Refused(errno.EINVAL, f"expected one of {words}, not {name!r}", 4)
+    sector = 0
+    if len(arguments) > 2:
+        if not arguments[2].startswith("sector="):
+            raise Refused(errno.EINVAL, f"expected sector=N, not {arguments[2]!r}", 5)
+        sector = _number(arguments[2][7:], 0xFFFFFFFFFFFFFFFF, "a sector", 5)
+    _no_more(arguments, 3)
+    system.notify_device(device, subtype, sector, now_ns)
+
+
+COMMANDS = (
+    Command(
+        ("sb", "error"),
+        "sb error DIR|SOURCE|ID ERRNO [cookie=N] [TEXT...]",
+        "A filesystem reports an error; with its option errors=remount-ro it turns read-only.",
+        "error; then readonly if it turns read-only.",
+        _error,
+    ),
+    Command(
+        ("sb", "edquot"),
+        "sb edquot DIR|SOURCE|ID [user|group|project ID]",
+        "A quota is exceeded: by default that of the user who gives the command.",
+        "edquot",
+        _edquot,
+    ),
+    Command(
+        ("sb", "readonly"),
+        "sb readonly DIR|SOURCE|ID",
+        "A superblock turns read-only by itself.",
+        "readonly, unless it is so already.",
+        _readonly,
+    ),
+    Command(
+        ("sb", "readwrite"),
+        "sb readwrite DIR|SOURCE|ID",
+        "A superblock turns read-write by itself.",
+        "readonly without IS_NOW_RO, unless it is so already.",
+        _readwrite,
+    ),
+    Command(
+        ("sb", "network"),
+        "sb network DIR|SOURCE|ID down|up",
+        "The network under a filesystem goes or comes back.",
+        "network, unless it is so already.",
+        _network,
+    ),
+    Command(
+        ("device", "error"),
+        "device error DEVICE ERROR [sector=N]",
+        f"A block device fails: ERROR is one of {', '.join(s.name.lower() for s in r.BlockSubtype)}.",
+        "The block layer's event of that name.",
+        _device_error,
+    ),
+)

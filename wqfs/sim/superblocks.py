@@ -1,0 +1,184 @@
+"""Superblocks: what is mounted, once, under however many mounts.
+
+A source that begins with /dev/ is a block device (unless the type never has one): mounting it again
+with the same type shares its superblock, with another type is EBUSY, as is a wish for the other of
+read-only and read-write (get_tree_bdev, fs/super.c). Anything else gets a superblock and an
+anonymous device 0:N of its own each time.
+A superblock lives while a mount of it is there. Ids and anonymous devices are never used again.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from typing import TYPE_CHECKING
+
+from wqfs.sim.errors import Refused
+from wqfs.watch import Watchable
+
+if TYPE_CHECKING:
+    from wqfs.sim.mounts import Mount
+
+DEVICE_TYPES = frozenset(
+    "btrfs exfat ext2 ext3 ext4 f2fs iso9660 ntfs ntfs3 squashfs udf vfat xfs".split()
+)
+"""Types that cannot be mounted from anything but a block device."""
+NODEV_TYPES = frozenset(
+    "9p autofs bpf ceph cgroup cgroup2 cifs configfs debugfs devpts devtmpfs fuse hugetlbfs mqueue nfs nfs4 "
+    "overlay proc pstore ramfs rootfs securityfs smb3 sysfs tmpfs tracefs virtiofs".split()
+)
+"""Types that have no block device, whatever their source is called."""
+
+
+class Superblock(Watchable):
+    """id: the id in records and in sim/superblocks, from 1; device: (major, minor); read_only: of
+    the superblock, not of a mount; options: of the filesystem, as mounted; errors: reported so far;
+    changed: the number of the event that changed it last, 0 before the first."""
+
+    __slots__ = (
+        "changed", "device", "errors", "fstype", "id", "mounts", "network_down", "options", "read_only", "source",
+    )  # fmt: skip
+
+    def __init__(
+        self, id_: int, device: tuple[int, int], source: str, fstype: str, read_only: bool, options: tuple[str, ...]
+    ) -> None:
+        super().__init__()
+        self.id = id_
+        self.device = device
+        self.source = source
+        self.fstype = fstype
+        self.read_only = read_only
+        self.options = options
+        self.errors = 0
+        self.network_down = False
+        self.changed = 0
+        self.mounts: dict[int, Mount] = {}
+        """Its mounts by id, oldest first."""
+
+    @property
+    def watch_object_id(self) -> int:
+        return self.id
+
+    @property
+    def device_text(self) -> str:
+        """`major:minor`."""
+        return f"{self.device[0]}:{self.device[1]}"
+
+    @property
+    def on_block_device(self) -> bool:
+        return self.device[0] != 0
+
+    @property
+    def state(self) -> str:
+        """`ok`, or what is wrong: `error` once an error was reported, `down` while its network is,
+        `error,down`."""
+        if self.errors:
+            return "error,down" if self.network_down else "error"
+        return "down" if self.network_down else "ok"
+
+    @property
+    def option_text(self) -> str:
+        """`ro` or `rw` and the filesystem's own options, as in mountinfo's last field."""
+        return ",".join(("ro" if self.read_only else "rw", *self.options))
+
+
+class Superblocks:
+    """All superblocks, and the numbers of the devices that they came from."""
+
+    def __init__(self) -> None:
+        self.by_id: dict[int, Superblock] = {}
+        self._by_device: dict[str, Superblock] = {}  # by source; block devices only
+        self._numbers = DeviceNumbers()
+        self._last_id = 0
+
+    def get(self, source: str, fstype: str, read_only: bool, options: tuple[str, ...] = ()) -> Superblock:
+        """The superblock for a new mount: the one of that block device, or a new one.
+
+        fstype: "" takes what is on the device. Raises EBUSY (see above), ENOTBLK for a type that
+        needs a device, EINVAL when there is no type to take.
+        """
+        block = source.startswith("/dev/") and fstype.partition(".")[0] not in NODEV_TYPES
+        if block:
+            there = self._by_device.get(source)
+            if there is not None:
+                return _shared(there, fstype, read_only)
+            device = self._numbers.of(source)
+            fstype = fstype or "ext4"
+        else:
+            if fstype in DEVICE_TYPES:
+                raise Refused(errno.ENOTBLK, f"expected a source in /dev for type {fstype}, not {source!r}")
+            fstype = fstype or _guess(source)
+            device = self._numbers.anonymous()
+        self._last_id += 1
+        sb = Superblock(self._last_id, device, source, fstype, read_only, options)
+        self.by_id[sb.id] = sb
+        if block:
+            self._by_device[source] = sb
+        return sb
+
+    def forget(self, sb: Superblock) -> None:
+        """The last mount of `sb` is gone, and so is it."""
+        del self.by_id[sb.id]
+        if self._by_device.get(sb.source) is sb:
+            del self._by_device[sb.source]
+
+    def device_number(self, source: str) -> tuple[int, int]:
+        """The device number of the block device called `source`, mounted or not."""
+        return self._numbers.of(source)
+
+
+def _shared(there: Superblock, fstype: str, read_only: bool) -> Superblock:
+    if fstype and fstype != there.fstype:
+        raise Refused(errno.EBUSY, f"{there.source} is mounted as {there.fstype} already, not {fstype}")
+    if read_only != there.read_only:
+        now = "read-only" if there.read_only else "read-write"
+        raise Refused(errno.EBUSY, f"{there.source} is mounted {now} already")
+    return there
+
+
+def _guess(source: str) -> str:
+    """The type that mount(8) takes from the source's form."""
+    if source.startswith("//"):
+        return "cifs"
+    if ":" in source:
+        return "nfs"
+    raise Refused(errno.EINVAL, f"expected a type (-t TYPE) for the source {source!r}")
+
+
+_KNOWN_DEVICE = re.compile(r"/dev/(?:(sd|vd)([a-p])(\d{0,2})|loop(\d{1,3}))")
+_MAJORS = {"sd": 8, "vd": 254}
+
+
+class DeviceNumbers:
+    """A block device keeps its number as long as the simulation runs."""
+
+    def __init__(self) -> None:
+        self._block: dict[str, tuple[int, int]] = {}
+        self._others = 0
+        self._anonymous = 20  # a running system has used the first ones
+
+    def of(self, source: str) -> tuple[int, int]:
+        """sd, vd and loop devices have Linux's numbers, all others 259 (blkext) and one of their own."""
+        number = self._block.get(source)
+        if number is None:
+            number = self._block[source] = _known_number(source) or self._next_other()
+        return number
+
+    def anonymous(self) -> tuple[int, int]:
+        self._anonymous += 1
+        return 0, self._anonymous
+
+    def _next_other(self) -> tuple[int, int]:
+        self._others += 1
+        return 259, self._others - 1
+
+
+def _known_number(source: str) -> tuple[int, int] | None:
+    match = _KNOWN_DEVICE.fullmatch(source)
+    if match is None:
+        return None
+    kind, letter, partition, loop = match.groups()
+    if loop is not None:
+        return 7, int(loop)
+    number = int(partition or 0)
+    return (_MAJORS[kind], 16 * (ord(letter) - ord("a")) + number) if number < 16 else None

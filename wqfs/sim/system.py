@@ -1,0 +1,203 @@
+"""The simulated system: mounts, superblocks, keys, block devices, and the one place where their events
+are made.
+
+State first: whoever changes something changes all of it, then comes here. The event gets its
+number, the object that it is about carries that number as `changed`, then the watches are told. So
+a snapshot with the number N shows everything up to event N.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Mapping, Sequence
+
+from wqfs.abi import records as r
+from wqfs.event import NameValue
+from wqfs.sim import language
+from wqfs.sim.command import Actor
+from wqfs.sim.errors import Refused
+from wqfs.sim.keyring import Keyrings
+from wqfs.sim.keys import Key, Need
+from wqfs.sim.mounts import IN_SUBTREE, Mount, MountTree, Place, audience
+from wqfs.sim.superblocks import Superblock, Superblocks
+from wqfs.watch import Watchable, Watches
+
+_MOUNT_RECORD = struct.Struct(r.HEADER.format + r.MOUNT_BODY.format[1:])
+_KEY_RECORD = struct.Struct(r.HEADER.format + r.KEY_BODY.format[1:])
+_KEY = int(r.WatchType.KEY_NOTIFY)
+_MOUNT = int(r.WatchType.MOUNT_NOTIFY)
+
+
+class Devices(Watchable):
+    """The block layer, all devices together. Its id in META removal is 0: it is one, and never goes."""
+
+    @property
+    def watch_object_id(self) -> int:
+        return 0
+
+
+class System:
+    """Everything simulated, and the watches that are told.
+
+    changed: counts changes of any kind, to key caches of the views on: while it and
+    `watches.last_event` stand still, no text but that of keys with an expiry changes.
+    """
+
+    def __init__(self, watches: Watches, *, now_ns: int) -> None:
+        """A system with a root mount, from /dev/root, and no keys but the keyrings of who runs it."""
+        self.watches = watches
+        self.changed = 0
+        self.superblocks = Superblocks()
+        self.mounts = MountTree(self.superblocks.get("/dev/root", "ext4", False))
+        self.devices = Devices()
+        self.keys = Keyrings(notify=self.notify_key, gone=self.gone)
+        self.started_ns = now_ns
+
+    # -- commands
+
+    def run(self, line: str, actor: Actor, now_ns: int) -> None:
+        """Carry out one command line; a line without words does nothing.
+
+        Raises Refused, and then nothing has happened: EINVAL, with the word at fault, for what is
+        no command, else what the kernel would answer.
+        """
+        words = language.split(line)
+        if words:
+            command, count = language.find(words)
+            command.run(self, actor, words[count:], now_ns)
+            self.changed += 1
+
+    def resolve(self, words: Sequence[str], actor: Actor, now_ns: int) -> tuple[Watchable, Place, str]:
+        """The object that a line of `objects` names, the place within it, and how to write it.
+
+        words: `mount PATH`, `sb PATH|SOURCE|ID`, `key KEY`, `devices`. Raises Refused with the
+        word: EINVAL, and for keys what keyctl_watch_key() would answer (needs View).
+        """
+        kind = words[0] if words else ""
+        if kind not in ("mount", "sb", "key", "devices"):
+            raise Refused(errno.EINVAL, f"expected mount, sb, key or devices, not {kind!r}", 1)
+        if kind == "devices":
+            if len(words) > 1:
+                raise Refused(errno.EINVAL, f"expected nothing after devices, not {words[1]!r}", 2)
+            return self.devices, (), "devices"
+        if len(words) != 2:
+            raise Refused(errno.EINVAL, f"expected one word after {kind}, not {len(words) - 1}", min(len(words), 2))
+        name = words[1]
+        try:
+            if kind == "mount":
+                mount, place = self.mounts.lookup(name)
+                path = mount.path if not place else f"{mount.path.rstrip('/')}/{'/'.join(place)}"
+                return mount, place, f"mount {language.quote(path)}"
+            if kind == "sb":
+                sb, path = self.find_sb(name)
+                return sb, (), f"sb {language.quote(path)}"
+            key, _ = self.keys.lookup(actor, name, Need.VIEW, now_ns)
+            return key, (), f"key {key.serial}"
+        except Refused as refused:
+            refused.word = refused.word or 2
+            raise
+
+    def find_sb(self, name: str) -> tuple[Superblock, str]:
+        """The superblock that `name` means, and its name for people: an id, a source, or any path on it.
+        A mountpoint comes before a source of the same name. Raises EINVAL."""
+        if name.isdecimal():
+            sb = self.superblocks.by_id.get(int(name)) if len(name) < 20 else None
+            if sb is None:
+                raise Refused(errno.EINVAL, f"expected the id of a superblock, not {name}")
+            return sb, next(iter(sb.mounts.values())).path
+        found = None
+        if name[:1] == "/":
+            mount, place = self.mounts.lookup(name)
+            if not place:
+                return mount.sb, mount.path
+            found = mount
+        by_source = self.mounts.find_source(name)
+        if by_source is not None:
+            return by_source.sb, by_source.path
+        if found is None:
+            raise Refused(errno.EINVAL, f"expected a path, a source or an id of a superblock, not {name!r}")
+        return found.sb, f"{found.path.rstrip('/')}/{'/'.join(place)}"
+
+    # -- events
+
+    def notify_mount(
+        self,
+        subtype: r.MountSubtype,
+        trigger: Mount,
+        place: Place,
+        aux: Mount | None,
+        now_ns: int,
+        flags: int = 0,
+        names: Mapping[str, NameValue] | None = None,
+    ) -> None:
+        """A mount event. trigger: where it happens, at `place` within it; aux: the mount that it is
+        about, None if that is `trigger`; flags: as in `info`, but for IN_SUBTREE; names: further ones."""
+        about = trigger if aux is None else aux
+        called: dict[str, NameValue] = {
+            "mountpoint": about.path, "source": about.sb.source, "fstype": about.sb.fstype
+        }  # fmt: skip
+        if aux is not None:
+            called["parent"] = trigger.path
+        if names:
+            called.update(names)
+        record = _MOUNT_RECORD.pack(
+            _MOUNT | subtype << 24, flags | _MOUNT_RECORD.size, trigger.id, 0 if aux is None else aux.id
+        )
+        event = self.watches.event(now_ns, record, called)
+        about.changed = event.number
+        self.changed += 1
+        everything = 0 if trigger is self.mounts.root else IN_SUBTREE
+        self.watches.publish(event, audience(trigger, place), everything)
+
+    def notify_sb(
+        self,
+        subtype: r.SbSubtype,
+        sb: Superblock,
+        now_ns: int,
+        flags: int = 0,
+        body: bytes = b"",
+        names: Mapping[str, NameValue] | None = None,
+    ) -> None:
+        """A superblock event. body: what follows the superblock's id."""
+        called: dict[str, NameValue] = {
+            "device": sb.device_text, "source": sb.source, "fstype": sb.fstype
+        }  # fmt: skip
+        for mount in sb.mounts.values():
+            called["mountpoint"] = mount.path
+            break
+        if names:
+            called.update(names)
+        record = r.encode(r.WatchType.SB_NOTIFY, subtype, r.SB_BODY.pack(sb.id) + body, flags=flags)
+        event = self.watches.event(now_ns, record, called)
+        sb.changed = event.number
+        self.changed += 1
+        self.watches.publish(event, [(entry, 0) for entry in sb.watchers])
+
+    def notify_key(self, key: Key, subtype: r.KeySubtype, aux: int, now_ns: int) -> None:
+        """A key event. aux: as in the record, a key's serial number or a positive errno."""
+        called: dict[str, NameValue] = {"description": key.description, "key_type": key.type.name}
+        if subtype in (r.KeySubtype.LINKED, r.KeySubtype.UNLINKED):
+            other = self.keys.by_serial.get(aux)
+            if other is not None:
+                called["aux_description"] = other.description
+        record = _KEY_RECORD.pack(_KEY | subtype << 24, _KEY_RECORD.size, key.serial, aux)
+        event = self.watches.event(now_ns, record, called)
+        key.changed = event.number
+        self.changed += 1
+        self.watches.publish(event, [(entry, 0) for entry in key.watchers])
+
+    def notify_device(self, device: str, subtype: r.BlockSubtype, sector: int, now_ns: int) -> None:
+        """An error of the block device called `device` at a sector, 0..2^64-1."""
+        major, minor = self.superblocks.device_number(device)
+        number = minor & 0xFF | major << 8 | (minor & ~0xFF) << 12  # new_encode_dev(), linux/kdev_t.h
+        record = r.encode(r.WatchType.BLOCK_NOTIFY, subtype, r.BLOCK_BODY.pack(number, sector))
+        event = self.watches.event(now_ns, record, {"device": f"{major}:{minor}", "source": device})
+        self.changed += 1
+        self.watches.publish(event, [(entry, 0) for entry in self.devices.watchers])
+
+    def gone(self, target: Watchable, now_ns: int) -> None:
+        """An object has ended: its watches go, and each says so."""
+        self.changed += 1
+        if target.watchers:
+            self.watches.object_gone(target, now_ns)

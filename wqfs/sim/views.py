@@ -1,0 +1,116 @@
+"""The files of sim/ as text. Bytes of names that are no UTF-8 stand in it as os.fsdecode() has them.
+
+mountinfo    as /proc/self/mountinfo: proc(5), escapes as in fs/proc_namespace.c of Linux 6.12
+superblocks  a line each, fields parted by blanks, no heading:
+                 id  major:minor  type  state  options  source
+             state: `ok`, `error`, `down` or `error,down`; options: `ro` or `rw` first
+snapshot     one JSON document, one line
+keys, key_users  as /proc/keys, /proc/key-users
+
+Nothing is kept here: System.changed says when to ask again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+
+from wqfs.sim.mount_options import attribute_text
+from wqfs.sim.mounts import OUTSIDE_ID, Mount, MountTree
+from wqfs.sim.superblocks import Superblock, Superblocks
+from wqfs.sim.system import System
+
+_UNSAFE = re.compile(r"[ \t\n\\]")
+_UNSAFE_WORD = re.compile(r"[ \t\n\\#]")
+
+
+def _octal(match: re.Match[str]) -> str:
+    return f"\\{ord(match[0]):03o}"
+
+
+def _path(path: str) -> str:
+    return _UNSAFE.sub(_octal, path)
+
+
+def _word(word: str) -> str:
+    """A source or type. Of these the kernel escapes # too, not of paths: /etc/mtab once had comments."""
+    return _UNSAFE_WORD.sub(_octal, word)
+
+
+def mountinfo(tree: MountTree) -> str:
+    """All mounts, in the order of their ids."""
+    return "".join([_mountinfo_line(mount) for mount in tree.by_id.values()])
+
+
+def _mountinfo_line(mount: Mount) -> str:
+    sb = mount.sb
+    parent = OUTSIDE_ID if mount.parent is None else mount.parent.id
+    return (
+        f"{mount.id} {parent} {sb.device[0]}:{sb.device[1]} /{_path('/'.join(mount.root))} {_path(mount.path)}"
+        f" {attribute_text(mount.attr)} - {_word(sb.fstype)} {_word(sb.source)} {_path(sb.option_text)}\n"
+    )
+
+
+def superblocks(table: Superblocks) -> str:
+    """All superblocks, in the order of their ids."""
+    return "".join(
+        [
+            f"{sb.id} {sb.device_text} {_word(sb.fstype)} {sb.state} {_path(sb.option_text)} {_word(sb.source)}\n"
+            for sb in table.by_id.values()
+        ]
+    )
+
+
+def snapshot(system: System) -> str:
+    """Everything, as JSON.
+
+    seq: the number of the last event that is included; mounts, superblocks, keys: lists, each
+    object with the number of the event that `changed` it last.
+    """
+    document = {
+        "seq": system.watches.last_event,
+        "mounts": [_mount(mount) for mount in system.mounts.by_id.values()],
+        "superblocks": [_superblock(sb) for sb in system.superblocks.by_id.values()],
+        "keys": list(_keys(system)),
+    }
+    return json.dumps(document, separators=(",", ":")) + "\n"
+
+
+def _mount(mount: Mount) -> dict[str, object]:
+    return {
+        "id": mount.id,
+        "parent": OUTSIDE_ID if mount.parent is None else mount.parent.id,
+        "mountpoint": mount.path,
+        "root": "/" + "/".join(mount.root),
+        "options": attribute_text(mount.attr).split(","),
+        "sb": mount.sb.id,
+        "fstype": mount.sb.fstype,
+        "source": mount.sb.source,
+        "device": mount.sb.device_text,
+        "changed": mount.changed,
+    }
+
+
+def _superblock(sb: Superblock) -> dict[str, object]:
+    return {
+        "id": sb.id,
+        "device": sb.device_text,
+        "fstype": sb.fstype,
+        "source": sb.source,
+        "state": sb.state,
+        "read_only": sb.read_only,
+        "options": list(sb.options),
+        "mounts": list(sb.mounts),
+        "changed": sb.changed,
+    }
+
+
+def _keys(system: System) -> Iterable[dict[str, object]]:
+    for key in system.keys.by_serial.values():
+        yield {
+            "serial": key.serial,
+            "type": key.type.name,
+            "description": key.description,
+            "changed": key.changed,
+        }

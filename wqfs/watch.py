@@ -1,0 +1,292 @@
+"""Who watches which object under which ID, and the delivery of an event to them.
+
+A Watch is a notification pipe with the text shapes of the same events beside it: a directory of
+`watches/`, or one open of the root's `queue`. An Entry ties a watch to an object of the simulated
+system under an ID: the kernel's struct watch. The rules are the kernel's (kernel/watch_queue.c):
+an object once a queue (EBUSY), IDs 0..255 (EINVAL), removing what is not watched EBADSLT, and each
+removal posts META removal past any filter.
+
+A watch that was never given an object watches everything, with ID 0, as if from the root mount;
+its first entry ends that. Under `strict` it watches nothing instead.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from wqfs.abi import records as r
+from wqfs.event import Event, Log, Notice, Stream
+from wqfs.queue import Queue
+
+
+class WatchRefused(OSError):
+    """A watch cannot be added or removed. errno: EINVAL, EBUSY, EBADSLT, EDQUOT, EEXIST."""
+
+
+class Watchable:
+    """An object that can be watched. `watchers` is the kernel's watch list, newest first."""
+
+    __slots__ = ("watchers",)
+
+    def __init__(self) -> None:
+        self.watchers: tuple[Entry, ...] = ()
+
+    @property
+    def watch_object_id(self) -> int:
+        """The id in META removal: the mount's, superblock's or key's."""
+        raise NotImplementedError
+
+
+class Entry:
+    """One object watched by one watch under one ID.
+
+    place: for a mount, the directory within it as path segments, () for its root; else ().
+    label: the object as `objects` writes it, `mount /mnt` or `key 1234`.
+    """
+
+    __slots__ = ("id", "label", "place", "target", "watch")
+
+    def __init__(self, watch: Watch, target: Watchable, id_: int, place: tuple[str, ...], label: str) -> None:
+        self.watch = watch
+        self.target = target
+        self.id = id_
+        self.place = place
+        self.label = label
+
+
+class Watch:
+    """One watch. `number` is never reused; name is "" for an open of the root's queue.
+
+    """
+
+    __slots__ = ("entries", "everything", "gid", "handles", "made_ns", "name", "number", "queue", "sinks", "uid")
+
+    def __init__(self, number: int, name: str, uid: int, gid: int, made_ns: int, queue: Queue) -> None:
+        self.number = number
+        self.name = name
+        self.uid = uid
+        self.gid = gid
+        self.made_ns = made_ns
+        self.queue = queue
+        self.sinks: tuple[Stream | Log, ...] = ()
+        """The shapes beside the queue: the log, and a stream for each open `events`."""
+        self.entries: tuple[Entry, ...] = ()
+        self.everything = False
+        self.handles = 0
+        """Open files of this watch; kept by who opens them."""
+
+    def let_go(self) -> None:
+        """Give up one hold on the write side; the last one hangs up the queue and the streams."""
+        self.queue.let_go()
+        if not self.queue.writers:
+            for sink in self.sinks:
+                if isinstance(sink, Stream) and sink.on_change is not None:
+                    sink.on_change(sink)
+
+    def deliver(self, notice: Notice) -> None:
+        """Queue an event in all shapes, if the filter lets it."""
+        queue = self.queue
+        if queue.filter is not None and not queue.filter.passes(notice.record):
+            queue.filtered += 1
+            return
+        queue.post(notice.record)
+        for sink in self.sinks:
+            sink.push(notice)
+
+    def deliver_unfiltered(self, notice: Notice) -> None:
+        """Queue META removal or loss, which no filter holds."""
+        self.queue.post(notice.record)
+        for sink in self.sinks:
+            sink.push(notice)
+
+    def deliver_all(self, notices: list[Notice]) -> None:
+        """`deliver` for many at once, none of them of type META."""
+        queue = self.queue
+        if queue.filter is not None:
+            passed = [notice for notice in notices if queue.filter.passes(notice.record)]
+            queue.filtered += len(notices) - len(passed)
+            notices = passed
+        queue.post_all([notice.record for notice in notices])
+        for sink in self.sinks:
+            sink.push_all(notices)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of the tables. watches: a user's; objects: a watch's; depths in records or events."""
+
+    watches: int = 1024
+    objects: int = 1024
+    depth: int = 256
+    events_depth: int = 1024
+    log_events: int = 4096
+
+
+class Watches:
+    """All watches of a mount, and the count of events.
+
+    strict: no default depth and nothing watched until named, as the kernel.
+    """
+
+    def __init__(self, limits: Limits = Limits(), *, strict: bool = False) -> None:  # noqa: B008  frozen
+        self.limits = limits
+        self.strict = strict
+        self.by_name: dict[str, Watch] = {}
+        self.by_number: dict[int, Watch] = {}
+        self.last_event = 0
+        """The number of the last event, 0 before the first."""
+        self._everything: dict[int, Watch] = {}
+        self._owned: dict[int, int] = {}
+        self._last_number = 0
+
+    # -- watches
+
+    def make(self, name: str, uid: int, gid: int, now_ns: int) -> Watch:
+        """A watch called `name`, or a nameless one. Raises EEXIST, or EDQUOT for a name too many."""
+        if name:
+            if name in self.by_name:
+                raise WatchRefused(errno.EEXIST, f"a watch called {name!r} is there already")
+            if self._owned.get(uid, 0) >= self.limits.watches:
+                raise WatchRefused(
+                    errno.EDQUOT, f"user {uid} has {self.limits.watches} watches, the limit max_watches"
+                )
+            self._owned[uid] = self._owned.get(uid, 0) + 1
+        self._last_number += 1
+        queue = Queue(0 if self.strict else self.limits.depth)
+        queue.hold()
+        watch = Watch(self._last_number, name, uid, gid, now_ns, queue)
+        self.by_number[watch.number] = watch
+        if name:
+            self.by_name[name] = watch
+            watch.sinks = (Log(self.limits.log_events),)
+        if not self.strict:
+            watch.everything = True
+            self._everything[watch.number] = watch
+        return watch
+
+    def remove_name(self, name: str) -> Watch:
+        """Take the name away and with it the write side that it held. The watch lives on with its
+        descriptors: `forget` ends it. Raises KeyError."""
+        watch = self.by_name.pop(name)
+        self._owned[watch.uid] -= 1
+        if not self._owned[watch.uid]:
+            del self._owned[watch.uid]
+        watch.name = ""
+        watch.let_go()
+        return watch
+
+    def forget(self, watch: Watch) -> None:
+        """End a watch that nobody can read any more: no records are posted for it."""
+        for entry in watch.entries:
+            _unlist(entry)
+        watch.entries = ()
+        self._everything.pop(watch.number, None)
+        self.by_number.pop(watch.number, None)
+
+    # -- objects of a watch
+
+    def add(self, watch: Watch, target: Watchable, id_: int, *, label: str, place: tuple[str, ...] = ()) -> Entry:
+        """Watch `target` under `id_`. Raises EINVAL, EBUSY, EDQUOT."""
+        if not 0 <= id_ <= r.WATCH_ID_MAX:
+            raise WatchRefused(errno.EINVAL, f"expected a watch ID of 0..{r.WATCH_ID_MAX}, not {id_}")
+        if self._find(watch, target, place) is not None:
+            raise WatchRefused(errno.EBUSY, f"{label} is watched by this queue already")
+        if len(watch.entries) >= self.limits.objects:
+            raise WatchRefused(
+                errno.EDQUOT, f"the watch has {self.limits.objects} objects, the limit max_objects"
+            )
+        entry = Entry(watch, target, id_, place, label)
+        watch.entries = (*watch.entries, entry)
+        target.watchers = (entry, *target.watchers)
+        if watch.everything:
+            watch.everything = False
+            del self._everything[watch.number]
+        return entry
+
+    def remove(
+        self, watch: Watch, target: Watchable, now_ns: int, *, label: str, place: tuple[str, ...] = ()
+    ) -> None:
+        """Stop watching `target`; posts META removal. Raises EBADSLT."""
+        entry = self._find(watch, target, place)
+        if entry is None:
+            raise WatchRefused(errno.EBADSLT, f"{label} is not watched by this queue")
+        self._remove_entry(entry, now_ns)
+
+    def object_gone(self, target: Watchable, now_ns: int) -> None:
+        """The object ends: every watch on it goes, and each posts META removal."""
+        for entry in target.watchers:
+            self._remove_entry(entry, now_ns)
+
+    def _remove_entry(self, entry: Entry, now_ns: int) -> None:
+        watch = entry.watch
+        watch.entries = tuple(e for e in watch.entries if e is not entry)
+        _unlist(entry)
+        record = r.removal(entry.target.watch_object_id, 0)
+        event = self.event(now_ns, record, {"was": entry.label})
+        watch.deliver_unfiltered(event.notice(entry.id))
+
+    @staticmethod
+    def _find(watch: Watch, target: Watchable, place: tuple[str, ...]) -> Entry | None:
+        for entry in target.watchers:
+            if entry.watch is watch and entry.place == place:
+                return entry
+        return None
+
+    # -- events
+
+    def event(self, now_ns: int, record: bytes, names: dict[str, str | int | bool]) -> Event:
+        """A new event with the next number. Nobody is told: see `publish`."""
+        self.last_event += 1
+        return Event(self.last_event, now_ns, record, names)
+
+    def publish(self, event: Event, audience: Iterable[tuple[Entry, int]], everything: int = 0) -> None:
+        """Tell the entries in `audience`, each with its own flag bits of `info`, in that order; and
+        every watch that watches everything, with the flag bits `everything`."""
+        for entry, flags in audience:
+            entry.watch.deliver(event.notice(entry.id, flags))
+        if self._everything:
+            notice = event.notice(0, everything)
+            for watch in self._everything.values():
+                watch.deliver(notice)
+
+    def publish_raw(self, raw: Sequence[bytes], now_ns: int) -> None:
+        """Tell every watch that watches anything, with exactly these bytes, IDs included."""
+        number = self.last_event
+        self.last_event += len(raw)
+        notices = [
+            Notice(Event(at, now_ns, record, _RAW), record) for at, record in enumerate(raw, number + 1)
+        ]
+        listeners = list(self._listeners())
+        if not any(map(_is_meta, raw)):
+            for watch in listeners:
+                watch.deliver_all(notices)
+            return
+        for notice in notices:
+            for watch in listeners:
+                if _is_meta(notice.record):
+                    watch.deliver_unfiltered(notice)
+                else:
+                    watch.deliver(notice)
+
+    def _listeners(self) -> Iterator[Watch]:
+        for watch in self.by_number.values():
+            if watch.everything or watch.entries:
+                yield watch
+
+
+def _unlist(entry: Entry) -> None:
+    target = entry.target
+    target.watchers = tuple(e for e in target.watchers if e is not entry)
+
+
+_RAW: dict[str, str | int | bool] = {"raw": True}
+
+
+def _is_meta(record: bytes) -> bool:
+    return record[_TYPE_BYTES] == b"\0\0\0"
+
+
+_TYPE_BYTES = slice(0, 3) if sys.byteorder == "little" else slice(1, 4)
