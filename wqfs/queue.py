@@ -130,7 +130,7 @@ class Queue:
         if not self._marks:
             self._marks = deque((newest,))
         elif self._marks[-1] != newest:
-            self._marks.append(newest)  # type: ignore[union-attr]
+            self._marks.append(newest)
 
     def set_size(self, depth: int) -> None:
         """IOC_WATCH_QUEUE_SET_SIZE. depth 1..512, rounded up to a multiple of 32.

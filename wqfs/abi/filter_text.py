@@ -76,7 +76,7 @@ def parse(text_untrusted: str) -> Filter | None:
 
 
 def _rule(words: list[str], line: int) -> Rule:
-    word = 1
+    word = 1  # where we are
     try:
         type_ = _type(words[0])
         subtypes = ALL_SUBTYPES
@@ -85,7 +85,8 @@ def _rule(words: list[str], line: int) -> Rule:
             word = 2
             subtypes = _subtypes(type_, options.pop(0))
         value = mask = 0
-        for word, option in enumerate(options, word + 1):  # noqa: B020  word is where an error is
+        for option in options:
+            word += 1
             bits, care = _option(option)
             if mask & care:
                 raise _Wrong(f"expected each bit once, not again in {option!r}")
@@ -104,8 +105,8 @@ def _number(text: str, limit: int, what: str) -> int:
         number = int(text, 16 if text[:2] in ("0x", "0X") else 10)
         if number <= limit:
             return number
-    raise _Wrong(f"expected {what} of 0..{limit:#x}, not {text!r}" if limit > 999 else
-                 f"expected {what} of 0..{limit}, not {text!r}")  # fmt: skip
+    most = str(limit) if limit <= WATCH_ID_MAX else f"{limit:#x}"
+    raise _Wrong(f"expected {what} of 0..{most}, not {text!r}")
 
 
 def _type(word: str) -> int:
@@ -122,17 +123,15 @@ def _subtypes(type_: int, text: str) -> int:
         return ALL_SUBTYPES
     if text == "none":
         return 0
-    known = SUBTYPES[type_].__members__ if type_ in SUBTYPES else {}
+    known = {member.name.lower(): int(member) for member in SUBTYPES.get(type_, ())}
     bits = 0
     for word in text.split(","):
-        member = known.get(word.upper())
-        if member is not None and word.islower():
-            bits |= 1 << member
+        if word in known:
+            bits |= 1 << known[word]
         elif word[:1].isdecimal():
             bits |= 1 << _number(word, 31, "a subtype")
         else:
-            words = ", ".join(name.lower() for name in known)
-            raise _Wrong(f"expected subtypes, some of {words}, or *, not {word!r}")
+            raise _Wrong(f"expected subtypes, some of {', '.join(known)}, or *, not {word!r}")
     return bits
 
 

@@ -60,17 +60,18 @@ def wqfs_ioc_set_filter(count: int) -> int:
 class Queued:
     """What WQFS_IOC_QUEUED tells.
 
-    records, bytes: queued for the next reads, the loss record not counted; loss: 1 while a loss
+    records, size: queued for the next reads, and their bytes, the loss record not counted; loss: 1 while a loss
     record comes before them; depth: records that fit, 0 before the queue is sized.
     """
 
     records: int
-    bytes: int
+    size: int
     loss: int
     depth: int
 
     def encode(self) -> bytes:
-        return QUEUED.pack(self.records, self.bytes, self.loss, self.depth)
+        """The bytes of struct wqfs_queued."""
+        return QUEUED.pack(self.records, self.size, self.loss, self.depth)
 
 
 def decode_watch_path(data_untrusted: bytes) -> tuple[int, bytes]:

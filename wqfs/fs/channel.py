@@ -110,7 +110,7 @@ class Channel:
             return
         data = handle.read(offset, wanted, flags)
         if data.__class__ is bytes:
-            self._send(_OUT(_OUT_SIZE + len(data), 0, unique) + data)  # type: ignore[arg-type,operator]
+            self._send(_OUT(_OUT_SIZE + len(data), 0, unique) + data)
         elif data is None:
             self._wait(unique, handle, wanted, flags)
         elif data.__class__ is int:

@@ -61,20 +61,17 @@ class Control:
     def objects_line(self, watch: Watch, line: str, caller: Caller) -> None:
         """A line of `objects`: adds or, with a `-` before it, removes. Raises LineRefused."""
         try:
-            request = objects.parse(line)
-            if request is not None:
-                self.watch_object(watch, request.words, -1 if request.remove else request.id, caller)
+            objects.apply(self._system, watch, line, self._actor_of(caller), self._now_ns())
         except Refused as refused:
             raise LineRefused(refused.errno or errno.EINVAL, refused.reason, refused.word) from None
-        except WatchRefused as refused:
-            raise LineRefused(refused.errno or errno.EINVAL, str(refused.strerror)) from None
 
     def filter_lines(self, watch: Watch, lines: Sequence[str]) -> None:
         """The whole text of `filter`; without a rule it removes the filter. Raises LineRefused."""
         try:
-            watch.queue.filter = filter_text.parse(lines)
+            watch.queue.filter = filter_text.parse("\n".join(lines))
         except filter_text.FilterTextError as error:
-            raise LineRefused(errno.EINVAL, f"rule line {error.line}: {error.reason}", error.word) from None
+            line = lines[error.line - 1]
+            raise LineRefused(errno.EINVAL, error.rule, error.word, line=line, number=error.line) from None
 
     def depth_line(self, watch: Watch, line: str) -> None:
         """A line of `depth`: the same as SET_SIZE. Raises LineRefused."""

@@ -18,7 +18,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from typing import Final, cast
+from typing import Final
 
 import pyfuse3
 from pyfuse3 import (
@@ -257,7 +257,7 @@ class Names(pyfuse3.Operations):
         except OpenRefused as error:
             raise FUSEError(error.errno or errno.EIO) from None
         # The channel puts the handle's own flags into the reply.
-        return FileInfo(fh=FileHandleT(cast(int, fh)), direct_io=True)
+        return FileInfo(fh=FileHandleT(fh), direct_io=True)
 
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
         """Nothing is kept on disk."""

@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Final
+from typing import Any, Final
 
 from wqfs.queue import DEPTH_MAX
 
@@ -85,7 +85,7 @@ def _parse_word(word: str, options: Options) -> Options:
     if name == "remount":
         raise UsageError("A mounted wqfs cannot be remounted: unmount it and mount it again.")
     if name in _FLAGS and not equals:
-        return replace(options, **{name: True})
+        return _with(options, name, True)
     if word in _KERNEL:
         return replace(options, kernel=(*options.kernel, word))
     if word in _IGNORED or word.startswith(_IGNORED_PREFIXES):
@@ -100,8 +100,13 @@ def _parse_word(word: str, options: Options) -> Options:
         low, high = _BOUNDS[name]
         if not value.isdecimal() or not low <= int(value) <= high:
             raise UsageError(f"Option {name} takes a number of {low}..{high}, not {value!r}.")
-        return replace(options, **{name: int(value)})
+        return _with(options, name, int(value))
     raise UsageError(_unknown(name, equals))
+
+
+def _with(options: Options, name: str, value: int) -> Options:
+    changes: dict[str, Any] = {name: value}
+    return replace(options, **changes)
 
 
 def _unknown(name: str, equals: str) -> str:

@@ -29,9 +29,9 @@ class Cache:
         system = filesystem.system
         # What changes only with the simulated system, and what changes by itself.
         self._kept_makers: dict[Place, Callable[[], str]] = {
-            nodes.MOUNTINFO: lambda: sim_views.mountinfo_text(system),
-            nodes.SUPERBLOCKS: lambda: sim_views.superblocks_text(system),
-            nodes.SNAPSHOT: lambda: sim_views.snapshot_text(system),
+            nodes.MOUNTINFO: lambda: sim_views.mountinfo(system.mounts),
+            nodes.SUPERBLOCKS: lambda: sim_views.superblocks(system.superblocks),
+            nodes.SNAPSHOT: lambda: sim_views.snapshot(system, None, filesystem.now_ns()),
         }
         self._makers: dict[Place, Callable[[], str]] = {
             nodes.KEYS: lambda: key_views.keys_text(system.keys, None, filesystem.now_ns()),
@@ -40,7 +40,7 @@ class Cache:
         }
         self._watch_makers: dict[Place, Callable[[Watch], str]] = {
             nodes.OBJECTS: objects.text,
-            nodes.FILTER: lambda watch: filter_text.text(watch.queue.filter),
+            nodes.FILTER: lambda watch: filter_text.format(watch.queue.filter),
             nodes.DEPTH: lambda watch: f"{watch.queue.depth}\n",
             nodes.STATUS: lambda watch: metrics.status(filesystem, watch),
         }

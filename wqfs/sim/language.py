@@ -53,6 +53,8 @@ def split(line: str) -> list[str]:
 
 def _split_slowly(line: str) -> list[str]:
     words: list[str] = []
+    if "\n" in line:
+        raise Refused(errno.EINVAL, "expected one line, not several")
     pieces: list[str] | None = None  # of the word at hand; None between words
     at = 0
     while at < len(line):
@@ -119,8 +121,8 @@ def _octal(match: re.Match[str]) -> str:
 COMMANDS: tuple[Command, ...] = (*mount_commands.COMMANDS, *sb_commands.COMMANDS, *key_commands.COMMANDS)
 _TABLE = {command.words: command for command in COMMANDS}
 assert len(_TABLE) == len(COMMANDS)
-_LONGEST = max(map(len, _TABLE))
-_FIRST_WORDS = sorted({words[0] for words in _TABLE})
+_LONGEST = {first: max(len(words) for words in _TABLE if words[0] == first) for first, *_ in _TABLE}
+"""Of the commands that begin with this word, how many words the longest has."""
 
 
 def find(words: Sequence[str]) -> tuple[Command, int]:
@@ -128,17 +130,18 @@ def find(words: Sequence[str]) -> tuple[Command, int]:
 
     Raises EINVAL, naming the word that no command has and the commands that are like it.
     """
-    for count in range(min(_LONGEST, len(words)), 0, -1):
+    for count in range(_LONGEST.get(words[0], 0), 0, -1):
         command = _TABLE.get(tuple(words[:count]))
         if command is not None:
-            return command, count
+            return command, len(command.words)
     raise _unknown(words)
 
 
 def _unknown(words: Sequence[str]) -> Refused:
     following = [known[1] for known in _TABLE if len(known) > 1 and known[0] == words[0]]
     if not following:
-        return Refused(errno.EINVAL, f"expected a command{_like(words[0], _FIRST_WORDS)}, not {words[0]!r}", 1)
+        like = _like(words[0], sorted(_LONGEST))
+        return Refused(errno.EINVAL, f"expected a command{like}, not {words[0]!r}", 1)
     if len(words) == 1:
         return Refused(errno.EINVAL, f"expected {', '.join(following)} after {words[0]}", 1)
     like = _like(words[1], following) or f": {', '.join(following)}"

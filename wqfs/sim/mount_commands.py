@@ -60,7 +60,6 @@ def _mount(system: System, actor: Actor, arguments: Sequence[str], now_ns: int) 
     if target is None:
         raise Refused(errno.EINVAL, "expected SOURCE and DIR", 1)
     try:
-        segments(target[0])
         _carry_out(system, source, target[0], fstype, options, now_ns)
     except Refused as refused:
         refused.word = refused.word or target[1]
@@ -74,7 +73,7 @@ def _carry_out(
     operations = options.operations
     for word in options.propagation:
         if word not in ("private", "rprivate"):
-            raise Refused(errno.EOPNOTSUPP, f"expected private, not {word}: propagation is not simulated yet", 1)
+            raise Refused(errno.EOPNOTSUPP, f"expected private, not {word}: no propagation yet", 1)
     if "remount" in operations:
         mount = system.mounts.mounted_at(target)
         if operations & {"bind", "rbind"}:
@@ -148,10 +147,11 @@ def _find(system: System, name: str) -> Mount:
 COMMANDS = (
     Command(
         ("mount",),
-        "mount [-t TYPE] [-o OPTIONS] [-r|-w] SOURCE DIR | --bind|--rbind|--move OLD NEW | -o remount[,bind],... DIR",
+        "mount [-t TYPE] [-o OPTIONS] [-r|-w] SOURCE DIR | --bind|--rbind|--move OLD NEW | "
+        "-o remount[,bind],OPTIONS DIR",
         "Mount a filesystem, show or move a part of the tree elsewhere, or change what is mounted.",
-        "new_mount; with --move move_from and move_to; with remount,bind readonly if that changes, and setattr; "
-        "with remount the superblock's readonly if that changes, and setattr.",
+        "new_mount; with --move move_from and move_to; with remount,bind readonly if that changes, and "
+        "setattr; with remount the superblock's readonly if that changes, and setattr.",
         _mount,
     ),
     Command(

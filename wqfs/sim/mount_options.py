@@ -42,12 +42,13 @@ _ATTRIBUTES: dict[str, tuple[int, int]] = {
 }
 # Words for mount(8) itself or for fstab: nothing of them reaches the kernel.
 _IGNORED = frozenset(
-    "defaults auto noauto user users nouser owner noowner group nogroup nofail _netdev silent loud mand nomand".split()
-)
-_OPERATIONS = frozenset("bind rbind move remount".split())
-PROPAGATION = frozenset(
-    "shared rshared private rprivate slave rslave unbindable runbindable".split()
-)
+    {
+        "defaults", "auto", "noauto", "user", "users", "nouser", "owner", "noowner", "group", "nogroup",
+        "nofail", "_netdev", "silent", "loud", "mand", "nomand",
+    }
+)  # fmt: skip
+_OPERATIONS = frozenset({"bind", "rbind", "move", "remount"})
+PROPAGATION = ("shared", "rshared", "private", "rprivate", "slave", "rslave", "unbindable", "runbindable")
 # Options of a superblock that undo one another.
 _OPPOSITE = {"async": "sync", "nolazytime": "lazytime"}
 
@@ -74,7 +75,7 @@ class MountOptions:
         return before & ~self.clear | self.set
 
     def fs_options(self, before: tuple[str, ...]) -> tuple[str, ...]:
-        """The filesystem's options after a remount: the new value of `name=value` takes the old one's place."""
+        """The filesystem's options after a remount: `name=value` replaces what `name` had."""
         names = {option.partition("=")[0] for option in self.fs}.union(self.unset)
         return (*(option for option in before if option.partition("=")[0] not in names), *self.fs)
 
@@ -107,7 +108,6 @@ def parse(text: str) -> MountOptions:
     return MountOptions(
         set_, clear, read_only, tuple(fs.values()), tuple(unset), frozenset(operations), tuple(propagation)
     )
-
 
 
 @lru_cache(maxsize=256)

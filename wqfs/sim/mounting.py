@@ -109,7 +109,8 @@ def umount(system: System, mount: Mount, now_ns: int, *, lazy: bool = False) -> 
     if mount.parent is None:
         raise Refused(errno.EBUSY, "the root mount cannot go")
     if mount.children and not lazy:
-        raise Refused(errno.EBUSY, f"{next(iter(mount.children.values())).path} is mounted below {mount.path}")
+        below = next(iter(mount.children.values()))
+        raise Refused(errno.EBUSY, f"{below.path} is mounted below {mount.path}")
     gone = system.mounts.detach(mount)
     ended: list[Superblock | Mount] = []
     for each, _, _ in reversed(gone):  # the kernel lets go of the last one first

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Final
 
 from wqfs.abi.records import MountFlag
@@ -180,6 +181,7 @@ def _depth(entry: Entry) -> int:
     return len(entry.place)
 
 
+@lru_cache(maxsize=1024)
 def segments(path: str) -> Place:
     """An absolute path's names, `.` and `..` and doubled slashes taken out as text."""
     if path[:1] != "/":

@@ -6,19 +6,20 @@
     devices id=N         all block devices
     -mount PATH          no longer; so with the others
 
-Words as in the command language. Without `id=` the watch ID is 0. A line to remove may have it: then
+Words as in the command  Without `id=` the watch ID is 0. A line to remove may have it: then
 it must be the right one.
 """
 
 from __future__ import annotations
 
 import errno
+import re
 from dataclasses import dataclass
 
 from wqfs.abi.records import WATCH_ID_MAX
-from wqfs.sim import language
 from wqfs.sim.command import Actor
 from wqfs.sim.errors import Refused
+from wqfs.sim.language import quote, split
 from wqfs.sim.system import System
 from wqfs.watch import Entry, Watch, WatchRefused
 
@@ -34,7 +35,7 @@ class ObjectLine:
 
 def parse(line: str) -> ObjectLine | None:
     """One line of `objects`; None for one without words. Raises Refused, EINVAL, with the word."""
-    words = language.split(line)
+    words = split(line)
     if not words:
         return None
     add = not words[0].startswith("-")
@@ -43,8 +44,10 @@ def parse(line: str) -> ObjectLine | None:
     id_ = None
     if len(words) > 1 and words[-1].startswith("id="):
         digits = words[-1][3:]
-        if not (digits.isascii() and digits.isdecimal() and len(digits) < 9 and int(digits) <= WATCH_ID_MAX):
-            raise Refused(errno.EINVAL, f"expected a watch ID of 0..{WATCH_ID_MAX}, not {digits!r}", len(words))
+        if not re.fullmatch("[0-9]{1,9}", digits) or int(digits) > WATCH_ID_MAX:
+            raise Refused(
+                errno.EINVAL, f"expected a watch ID of 0..{WATCH_ID_MAX}, not {digits!r}", len(words)
+            )
         id_ = int(digits)
         del words[-1]
     return ObjectLine(add, tuple(words), id_)
@@ -73,7 +76,7 @@ def apply(system: System, watch: Watch, line: str, actor: Actor, now_ns: int) ->
 def _entry(system: System, watch: Watch, line: ObjectLine, actor: Actor, now_ns: int) -> Entry:
     """The entry to remove: what the words mean now, else what `objects` shows with these words,
     though they have come to mean something else, or nothing."""
-    label = " ".join([language.quote(word) for word in line.words])
+    label = " ".join([quote(word) for word in line.words])
     found = None
     try:
         target, place, label = system.resolve(line.words, actor, now_ns)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 TEXT_MAX: Final = r.RECORD_MAX - r.RECORD_MIN - r.SB_ERROR_BODY.size
 """Bytes of an error's text that fit a record."""
 _MAX_ERRNO = 4095
+_NUMBER = re.compile("0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20}")
 _ERRNOS = {name: number for number, name in errno.errorcode.items()}
 _ERRNOS.update({"EFSCORRUPTED": errno.EUCLEAN, "EFSBADCRC": errno.EBADMSG, "EWOULDBLOCK": errno.EWOULDBLOCK})
 
@@ -40,10 +42,9 @@ def _no_more(arguments: Sequence[str], most: int) -> None:
 
 def _number(text: str, limit: int, what: str, word: int) -> int:
     """A number 0..limit, decimal or 0x hexadecimal."""
-    try:
-        number = int(text, 16 if text[:2] in ("0x", "0X") else 10) if text.isascii() and text.isalnum() else -1
-    except ValueError:
-        number = -1
+    number = -1
+    if _NUMBER.fullmatch(text):
+        number = int(text, 16 if text[:2] in ("0x", "0X") else 10)
     if not 0 <= number <= limit:
         raise Refused(errno.EINVAL, f"expected {what} of 0..{limit}, not {text!r}", word)
     return number
@@ -53,7 +54,7 @@ def _errno(text: str, word: int) -> int:
     named = _ERRNOS.get(text.upper())
     if named is not None:
         return named
-    if not text.isdecimal():
+    if not text[:1].isdecimal():
         raise Refused(errno.EINVAL, f"expected an errno such as EIO or 5, not {text!r}", word)
     number = _number(text, _MAX_ERRNO, "an errno", word)
     if not number:

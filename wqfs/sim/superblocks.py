@@ -20,13 +20,19 @@ if TYPE_CHECKING:
     from wqfs.sim.mounts import Mount
 
 DEVICE_TYPES = frozenset(
-    "btrfs exfat ext2 ext3 ext4 f2fs iso9660 ntfs ntfs3 squashfs udf vfat xfs".split()
-)
+    {
+        "btrfs", "exfat", "ext2", "ext3", "ext4", "f2fs", "iso9660", "ntfs", "ntfs3", "squashfs", "udf",
+        "vfat", "xfs",
+    }
+)  # fmt: skip
 """Types that cannot be mounted from anything but a block device."""
 NODEV_TYPES = frozenset(
-    "9p autofs bpf ceph cgroup cgroup2 cifs configfs debugfs devpts devtmpfs fuse hugetlbfs mqueue nfs nfs4 "
-    "overlay proc pstore ramfs rootfs securityfs smb3 sysfs tmpfs tracefs virtiofs".split()
-)
+    {
+        "9p", "autofs", "bpf", "ceph", "cgroup", "cgroup2", "cifs", "configfs", "debugfs", "devpts",
+        "devtmpfs", "fuse", "hugetlbfs", "mqueue", "nfs", "nfs4", "overlay", "proc", "pstore", "ramfs",
+        "rootfs", "securityfs", "smb3", "sysfs", "tmpfs", "tracefs", "virtiofs",
+    }
+)  # fmt: skip
 """Types that have no block device, whatever their source is called."""
 
 
@@ -35,12 +41,17 @@ class Superblock(Watchable):
     the superblock, not of a mount; options: of the filesystem, as mounted; errors: reported so far;
     changed: the number of the event that changed it last, 0 before the first."""
 
-    __slots__ = (
-        "changed", "device", "errors", "fstype", "id", "mounts", "network_down", "options", "read_only", "source",
-    )  # fmt: skip
+    __slots__ = ("changed", "device", "errors", "fstype", "id", "mounts", "network_down", "options",
+                 "read_only", "source")  # fmt: skip
 
     def __init__(
-        self, id_: int, device: tuple[int, int], source: str, fstype: str, read_only: bool, options: tuple[str, ...]
+        self,
+        id_: int,
+        device: tuple[int, int],
+        source: str,
+        fstype: str,
+        read_only: bool,
+        options: tuple[str, ...],
     ) -> None:
         super().__init__()
         self.id = id_

@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 
 from wqfs.abi import records as r
 from wqfs.event import NameValue
-from wqfs.sim import language
 from wqfs.sim.command import Actor
 from wqfs.sim.errors import Refused
 from wqfs.sim.keyring import Keyrings
 from wqfs.sim.keys import Key, Need
+from wqfs.sim.language import find, quote, split
 from wqfs.sim.mounts import IN_SUBTREE, Mount, MountTree, Place, audience
 from wqfs.sim.superblocks import Superblock, Superblocks
 from wqfs.watch import Watchable, Watches
@@ -51,7 +51,7 @@ class System:
         self.superblocks = Superblocks()
         self.mounts = MountTree(self.superblocks.get("/dev/root", "ext4", False))
         self.devices = Devices()
-        self.keys = Keyrings(notify=self.notify_key, gone=self.gone)
+        self.keys: Keyrings = Keyrings(notify=self.notify_key, gone=self.gone)
         self.started_ns = now_ns
 
     # -- commands
@@ -62,9 +62,9 @@ class System:
         Raises Refused, and then nothing has happened: EINVAL, with the word at fault, for what is
         no command, else what the kernel would answer.
         """
-        words = language.split(line)
+        words = split(line)
         if words:
-            command, count = language.find(words)
+            command, count = find(words)
             command.run(self, actor, words[count:], now_ns)
             self.changed += 1
 
@@ -82,16 +82,17 @@ class System:
                 raise Refused(errno.EINVAL, f"expected nothing after devices, not {words[1]!r}", 2)
             return self.devices, (), "devices"
         if len(words) != 2:
-            raise Refused(errno.EINVAL, f"expected one word after {kind}, not {len(words) - 1}", min(len(words), 2))
+            word = min(len(words), 3)
+            raise Refused(errno.EINVAL, f"expected one word after {kind}, not {len(words) - 1}", word)
         name = words[1]
         try:
             if kind == "mount":
                 mount, place = self.mounts.lookup(name)
                 path = mount.path if not place else f"{mount.path.rstrip('/')}/{'/'.join(place)}"
-                return mount, place, f"mount {language.quote(path)}"
+                return mount, place, f"mount {quote(path)}"
             if kind == "sb":
                 sb, path = self.find_sb(name)
-                return sb, (), f"sb {language.quote(path)}"
+                return sb, (), f"sb {quote(path)}"
             key, _ = self.keys.lookup(actor, name, Need.VIEW, now_ns)
             return key, (), f"key {key.serial}"
         except Refused as refused:

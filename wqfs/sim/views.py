@@ -5,17 +5,19 @@ superblocks  a line each, fields parted by blanks, no heading:
                  id  major:minor  type  state  options  source
              state: `ok`, `error`, `down` or `error,down`; options: `ro` or `rw` first
 snapshot     one JSON document, one line
-keys, key_users  as /proc/keys, /proc/key-users
 
-Nothing is kept here: System.changed says when to ask again.
+`keys` and `key-users` are in key_views. Nothing is kept here: System.changed says when to ask again.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from collections.abc import Iterable
 
+from wqfs.sim.command import Actor
+from wqfs.sim.keys import Keyring, Need, permits, shown_gid
 from wqfs.sim.mount_options import attribute_text
 from wqfs.sim.mounts import OUTSIDE_ID, Mount, MountTree
 from wqfs.sim.superblocks import Superblock, Superblocks
@@ -47,32 +49,33 @@ def _mountinfo_line(mount: Mount) -> str:
     sb = mount.sb
     parent = OUTSIDE_ID if mount.parent is None else mount.parent.id
     return (
-        f"{mount.id} {parent} {sb.device[0]}:{sb.device[1]} /{_path('/'.join(mount.root))} {_path(mount.path)}"
-        f" {attribute_text(mount.attr)} - {_word(sb.fstype)} {_word(sb.source)} {_path(sb.option_text)}\n"
+        f"{mount.id} {parent} {sb.device_text} /{_path('/'.join(mount.root))} {_path(mount.path)} "
+        f"{attribute_text(mount.attr)} - {_word(sb.fstype)} {_word(sb.source)} {_path(sb.option_text)}\n"
     )
 
 
 def superblocks(table: Superblocks) -> str:
     """All superblocks, in the order of their ids."""
-    return "".join(
-        [
-            f"{sb.id} {sb.device_text} {_word(sb.fstype)} {sb.state} {_path(sb.option_text)} {_word(sb.source)}\n"
-            for sb in table.by_id.values()
-        ]
-    )
+    return "".join([_superblocks_line(sb) for sb in table.by_id.values()])
 
 
-def snapshot(system: System) -> str:
-    """Everything, as JSON.
+def _superblocks_line(sb: Superblock) -> str:
+    fields = (sb.id, sb.device_text, _word(sb.fstype), sb.state, _path(sb.option_text), _word(sb.source))
+    return " ".join(map(str, fields)) + "\n"
+
+
+def snapshot(system: System, viewer: Actor | None, now_ns: int) -> str:
+    """Everything, as JSON; of the keys those that grant View to `viewer`, all for None.
 
     seq: the number of the last event that is included; mounts, superblocks, keys: lists, each
-    object with the number of the event that `changed` it last.
+    object with the number of the event that `changed` it last, 0 for none. Text depends on the
+    time only by the `state` of keys that expire.
     """
     document = {
         "seq": system.watches.last_event,
         "mounts": [_mount(mount) for mount in system.mounts.by_id.values()],
         "superblocks": [_superblock(sb) for sb in system.superblocks.by_id.values()],
-        "keys": list(_keys(system)),
+        "keys": list(_keys(system, viewer, now_ns)),
     }
     return json.dumps(document, separators=(",", ":")) + "\n"
 
@@ -106,11 +109,24 @@ def _superblock(sb: Superblock) -> dict[str, object]:
     }
 
 
-def _keys(system: System) -> Iterable[dict[str, object]]:
+def _keys(system: System, viewer: Actor | None, now_ns: int) -> Iterable[dict[str, object]]:
     for key in system.keys.by_serial.values():
-        yield {
+        possessed = viewer is not None and system.keys.possesses(viewer, key)
+        if viewer is not None and not permits(key, viewer, Need.VIEW, possessed=possessed):
+            continue
+        wrong = key.refusal(now_ns)
+        members = {
             "serial": key.serial,
             "type": key.type.name,
             "description": key.description,
+            "state": errno.errorcode.get(wrong, str(wrong)) if wrong else "ok",
+            "uid": key.uid,
+            "gid": shown_gid(key.gid),
+            "perm": key.perm,
             "changed": key.changed,
         }
+        if isinstance(key, Keyring) and (
+            viewer is None or permits(key, viewer, Need.READ, possessed=possessed)
+        ):
+            members["links"] = [linked.serial for linked in key.links.values()]
+        yield members

@@ -9,7 +9,6 @@ after it does.
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
@@ -22,13 +21,16 @@ from wqfs.fs.handles.text import TextHandle
 
 
 class LineRefused(Exception):
-    """A line that was refused: errno, the word at fault counted from 1 (0: the whole), why."""
+    """A line that was refused: errno, why, the word at fault counted from 1 (0: the whole); and,
+    where it is not the line at hand, which line it was and its number since the open."""
 
-    def __init__(self, number: int, reason: str, word: int = 0) -> None:
+    def __init__(self, code: int, reason: str, word: int = 0, *, line: str = "", number: int = 0) -> None:
         super().__init__(reason)
-        self.errno = number
+        self.errno = code
         self.reason = reason
         self.word = word
+        self.line = line
+        self.number = number
 
 
 class Complain(Protocol):
@@ -87,7 +89,7 @@ class LineHandle(TextHandle):
                 self._finish(caller)
         except _Refused as refused:
             self._rest = b""
-            return -refused.errno
+            return -refused.code
         return len(data)
 
     def _line(self, raw: bytes, caller: Caller) -> None:
@@ -104,7 +106,13 @@ class LineHandle(TextHandle):
 
     def _refuse(self, error: LineRefused, text: str, caller: Caller) -> NoReturn:
         self._context.complain(
-            self._name, error.reason, caller, line=text, number=self._count, word=error.word, code=error.errno
+            self._name,
+            error.reason,
+            caller,
+            line=error.line or text,
+            number=error.number or self._count,
+            word=error.word,
+            code=error.errno,
         )
         raise _Refused(error.errno) from error
 
@@ -124,17 +132,18 @@ class LineHandle(TextHandle):
             super().release()
 
 
-class _Refused(OSError):
-    """A refusal that is in `errors` already; only its number is still wanted."""
+class _Refused(Exception):
+    """A refusal that is in `errors` already; only its errno is still wanted."""
 
-    def __init__(self, number: int) -> None:
-        super().__init__(number, os.strerror(number))
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
 
 
 class WholeTextHandle(LineHandle):
     """A file whose lines count together: the text written since the open replaces what was.
 
-    replace: takes all lines, raises LineRefused with the number of the line in `number`.
+    replace: takes all lines, raises LineRefused with the line and its number.
     """
 
     __slots__ = ("_lines", "_replace")

@@ -1,0 +1,56 @@
+"""The core answers as the recorded kernel did, and the replay sees it when it does not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent / "conformance"
+FILES = sorted(FOLDER.glob("*.json"))
+
+
+def replay(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tests.conformance.replay", *arguments],
+        cwd=FOLDER.parents[1],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_core_answers_as_the_kernel(file: Path) -> None:
+    done = replay(str(file))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].endswith(" cases, 0 mismatches")
+
+
+def test_replay_counts_a_wrong_answer(tmp_path: Path) -> None:
+    cases = [
+        {
+            "name": "wrong",
+            "steps": [{"op": "open", "want": 0}, {"op": "set_size", "n": 0, "want": 0}],
+        }
+    ]
+    (tmp_path / "wrong.json").write_text(json.dumps(cases))
+    done = replay(str(tmp_path / "wrong.json"))
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("wrong step 2 ") and lines[0].endswith('wanted 0, got "EINVAL"')
+    assert lines[-1] == "1 cases, 1 mismatches"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", '[{"name": "x", "steps": [{"op": "fly", "want": 0}]}]', '[{"name": "x", "steps": [{"op": "open"}]}]']
+)  # fmt: skip
+def test_replay_of_what_it_does_not_understand_exits_2(tmp_path: Path, text: str) -> None:
+    (tmp_path / "bad.json").write_text(text)
+    done = replay(str(tmp_path / "bad.json"))
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,16 @@
+"""A mount with `-o strict,enobufs` answers system calls as the recorded kernel did."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.t1_conformance import FILES, replay
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_mount_answers_as_the_kernel(file: Path) -> None:
+    done = replay("--face", "mount", str(file))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].endswith(" cases, 0 mismatches")
