@@ -142,6 +142,8 @@ class Channel:
             raise ValueError(f"expected {length} bytes to write, not {size - _WRITE_DATA_AT}")
         caller: Caller = fuse.CALLER.unpack_from(message)
         count = handle.write(message[_WRITE_DATA_AT : _WRITE_DATA_AT + length], offset, caller)
+        if self.ready:
+            self.wake()  # before the writer's answer: who waited longest runs first
         if count < 0:
             self._send(_OUT(_OUT_SIZE, count, unique))
         else:

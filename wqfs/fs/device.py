@@ -1,8 +1,13 @@
-"""The loop that moves messages between /dev/fuse, the channel and pyfuse3. All of fs's waiting.
+"""The loop that moves messages between /dev/fuse, the channel and pyfuse3. All waiting is here.
 
-One task reads /dev/fuse until it would block; on one processor the kernel has the next request in
-place by then, so a busy queue costs a read and a write a request, and trio nothing. After a burst
-other tasks get their turn.
+The loop is the host and trio its guest (trio.lowlevel.start_guest_run): a request for bytes is
+read, answered and waited for without entering trio, which would cost more than the answer. What
+trio has to do (pyfuse3, signals, timers) runs between requests, in this same thread; only trio's
+waiting is done in a thread of its own. So all state still lives in one thread.
+
+On one processor a client that asks again has its next request in place by the time the answer is
+written, so after an answer the loop reads at once; where that has been in vain lately it waits
+first, and the answer's reader runs a system call sooner.
 
 Neither side may block the other: what pyfuse3's socket does not take at once waits in a queue.
 """
@@ -12,11 +17,13 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import select
 import socket
 from collections import deque
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
+import outcome
 import trio
 
 from wqfs.fs.channel import Channel
@@ -25,9 +32,12 @@ from wqfs.fs.channel_limits import MAX_WRITE
 log = logging.getLogger(__name__)
 
 BURST: Final = 256
-"""Requests served before other tasks get a turn."""
+"""Requests served before trio gets a turn."""
 BUFFER_SIZE: Final = MAX_WRITE + 4096
 """As large as libfuse's: a WRITE's data and a page for headers."""
+_VAIN: Final = 4
+"""After so many reads in vain in a row the loop waits before it reads, _PATIENCE times."""
+_PATIENCE: Final = 32
 
 
 class Device:
@@ -48,8 +58,16 @@ class Device:
     ) -> None:
         self._fd = fuse_fd
         self._names = names
+        self._buffers = [bytearray(BUFFER_SIZE)]
+        self._message = memoryview(self._buffers[0])
+        self._vain = 0
+        self._patience = 0
+        self._poll = select.poll()
         self._backlog: deque[bytes] = deque()
-        self._backlog_grew = trio.Event()
+        self._soon: deque[Callable[[], object]] = deque()
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._result: outcome.Outcome[Any] | None = None
+        self._gone = trio.Event()
         self.channel = Channel(
             self._send, self._forward, max_waiting=max_waiting, clock=clock, on_started=on_started
         )
@@ -70,59 +88,101 @@ class Device:
                 self._names.send(message)
                 return
             except BlockingIOError:
-                pass
+                self._poll.modify(self._names, select.POLLIN | select.POLLOUT)
         self._backlog.append(message)
-        self._backlog_grew.set()
 
-    # -- tasks
+    # -- the loop
 
-    async def serve(self) -> None:
-        """Serve until the mount is gone."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._serve_names)
-            nursery.start_soon(self._serve_backlog)
-            await self._serve_kernel()
-            nursery.cancel_scope.cancel()
+    def run(self, tasks: Callable[[], Awaitable[object]]) -> None:
+        """Serve while the trio function `tasks` runs; raises what it raises.
 
-    async def _serve_kernel(self) -> None:
-        fd, receive, readv = self._fd, self.channel.receive, os.readv
-        buffer = bytearray(BUFFER_SIZE)
-        buffers = [buffer]
-        message = memoryview(buffer)
-        while True:
-            await trio.lowlevel.wait_readable(fd)
-            try:
-                for _ in range(BURST):
-                    receive(message, readv(fd, buffers))
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                if error.errno == errno.ENODEV:
-                    return
-                if error.errno not in (errno.EINTR, errno.ENOENT):  # ENOENT: interrupted while read
-                    raise
+        When the mount is gone, `wait_gone` returns in those tasks; they decide when to end.
+        """
+        self._poll.register(self._wake_fd, select.POLLIN)
+        self._poll.register(self._names, select.POLLIN)
+        self._poll.register(self._fd, select.POLLIN)
+        trio.lowlevel.start_guest_run(
+            tasks,
+            run_sync_soon_threadsafe=self._run_soon_from_a_thread,
+            run_sync_soon_not_threadsafe=self._soon.append,
+            done_callback=self._finish,
+        )
+        try:
+            while self._result is None:
+                self._turn()
+            self._result.unwrap()
+        finally:
+            os.close(self._wake_fd)
 
-    async def _serve_names(self) -> None:
-        names, answered, send = self._names, self.channel.answered, self._send
-        while True:
-            await trio.lowlevel.wait_readable(names)
-            try:
-                for _ in range(BURST):
-                    reply = names.recv(BUFFER_SIZE)
-                    if not reply:
-                        return
-                    send(answered(reply))
-            except BlockingIOError:
-                continue
+    async def wait_gone(self) -> None:
+        """Wait until the kernel says that the mount is gone."""
+        await self._gone.wait()
 
-    async def _serve_backlog(self) -> None:
-        while True:
-            await self._backlog_grew.wait()
-            while self._backlog:
-                await trio.lowlevel.wait_writable(self._names)
-                try:
-                    self._names.send(self._backlog[0])
-                except BlockingIOError:
-                    continue
+    def _run_soon_from_a_thread(self, function: Callable[[], object]) -> None:
+        self._soon.append(function)
+        os.eventfd_write(self._wake_fd, 1)
+
+    def _finish(self, result: outcome.Outcome[Any]) -> None:
+        self._result = result
+
+    def _turn(self) -> None:
+        """Everything that waits to run, then a wait, then everything that is ready."""
+        soon = self._soon
+        for _ in range(len(soon)):
+            soon.popleft()()
+        if self._result is not None:
+            return
+        for fd, events in self._poll.poll(0 if soon else None):
+            if fd == self._fd:
+                self._serve_kernel()
+            elif fd == self._wake_fd:
+                os.eventfd_read(self._wake_fd)
+            else:
+                self._serve_names(events)
+
+    def _serve_kernel(self) -> None:
+        """Requests until there is none, or others have waited long enough."""
+        receive, readv, fd = self.channel.receive, os.readv, self._fd
+        buffers, message = self._buffers, self._message
+        try:
+            receive(message, readv(fd, buffers))
+            if self._patience:
+                self._patience -= 1
+                return
+            for _ in range(BURST):
+                receive(message, readv(fd, buffers))
+                self._vain = 0
+        except BlockingIOError:
+            self._vain += 1
+            if self._vain >= _VAIN:
+                self._vain = 0
+                self._patience = _PATIENCE
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                self._lose_mount()
+            elif error.errno not in (errno.EINTR, errno.ENOENT):  # ENOENT: interrupted while read
+                raise
+
+    def _lose_mount(self) -> None:
+        self._poll.unregister(self._fd)
+        self._gone.set()
+
+    def _serve_names(self, events: int) -> None:
+        """Replies from pyfuse3, and requests that its socket did not take before."""
+        try:
+            while self._backlog and events & select.POLLOUT:
+                self._names.send(self._backlog[0])
                 self._backlog.popleft()
-            self._backlog_grew = trio.Event()
+            if events & select.POLLOUT:
+                self._poll.modify(self._names, select.POLLIN)
+        except BlockingIOError:
+            pass
+        try:
+            for _ in range(BURST):
+                reply = self._names.recv(BUFFER_SIZE)
+                if not reply:  # pyfuse3 has ended; so do the tasks
+                    self._poll.unregister(self._names)
+                    return
+                self._send(self.channel.answered(reply))
+        except BlockingIOError:
+            pass

@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from wqfs.fs.handles.base import Caller
 
@@ -17,12 +17,40 @@ KEPT: Final = 100
 _SHOWN: Final = 200
 
 
+class _Refusal(NamedTuple):
+    time_ns: int
+    where: str
+    reason: str
+    caller: Caller
+    line: str
+    number: int
+    word: int
+    code: int
+
+    def text(self) -> str:
+        """`2026-11-23T01:09:44Z uid=0 pid=799 post line 1 word 1 'bogus': why [EINVAL]: bogus foo`."""
+        place = self.where
+        if self.number:
+            place += f" line {self.number}"
+        if self.word:
+            words = self.line.split()
+            place += f" word {self.word}" + (f" {words[self.word - 1]!r}" if self.word <= len(words) else "")
+        name = errno.errorcode.get(self.code, str(self.code))
+        shown = f": {self.line[:_SHOWN]}" if self.line else ""
+        moment = datetime.fromtimestamp(self.time_ns / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        uid, _, pid = self.caller
+        return f"{moment} uid={uid} pid={pid} {place}: {self.reason} [{name}]{shown}"
+
+
 class Refusals:
-    """The last `KEPT` refusals, oldest first. now_ns: nanoseconds since the epoch."""
+    """The last `KEPT` refusals, oldest first. now_ns: nanoseconds since the epoch.
+
+    They become text when somebody reads them: a program that tries and fails in a loop costs little.
+    """
 
     def __init__(self, now_ns: Callable[[], int]) -> None:
         self._now_ns = now_ns
-        self._lines: deque[str] = deque(maxlen=KEPT)
+        self._kept: deque[_Refusal] = deque(maxlen=KEPT)
         self.count = 0
         """Refusals since the mount."""
 
@@ -40,21 +68,10 @@ class Refusals:
         """where: the file; number: of the line since the file was opened, 0 if it has none; word:
         counted from 1, 0 for the whole line; code: the errno that the writer got."""
         self.count += 1
-        place = where
-        if number:
-            place += f" line {number}"
-        if word:
-            words = line.split()
-            place += f" word {word}" + (f" {words[word - 1]!r}" if word <= len(words) else "")
-        name = errno.errorcode.get(code, str(code))
-        shown = f": {line[:_SHOWN]}" if line else ""
-        uid, _, pid = caller
-        text = f"{place}: {reason} [{name}]{shown}"
-        moment = datetime.fromtimestamp(self._now_ns() / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        self._lines.append(f"{moment} uid={uid} pid={pid} {text}")
-        log.info("refused: uid=%d pid=%d %s", uid, pid, text)
+        refusal = _Refusal(self._now_ns(), where, reason, caller, line, number, word, code)
+        self._kept.append(refusal)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("refused: %s", refusal.text())
 
     def text(self) -> bytes:
-        return "".join(line + "\n" for line in self._lines).encode("utf-8", "backslashreplace")
-
-
+        return "".join(refusal.text() + "\n" for refusal in self._kept).encode("utf-8", "backslashreplace")

@@ -72,7 +72,8 @@ def serve(mountpoint: str, fuse_fd: int, options: Options, on_started: Callable[
     # allow_root is allow_other to the kernel; libfuse turns the others away.
     pyfuse3.init(Names(filesystem), f"/dev/fd/{theirs.detach()}", {"allow_root"} if options.allow_root else set())
     try:
-        trio.run(_tasks, _Session(mountpoint, filesystem, device, limit))
+        session = _Session(mountpoint, filesystem, device, limit)
+        device.run(lambda: _tasks(session))
     finally:
         ours.close()
         pyfuse3.close(unmount=False)
@@ -99,7 +100,7 @@ async def _tasks(session: _Session) -> None:
         nursery.start_soon(_hang_up_when_detached, session)
         if session.limit is not None:
             nursery.start_soon(_end_long_waits, session, session.limit)
-        await session.device.serve()
+        await session.device.wait_gone()
         log.info("%s: unmounted", session.mountpoint)
         nursery.cancel_scope.cancel()
 

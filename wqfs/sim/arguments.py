@@ -18,7 +18,7 @@ def parse(
     """Split arguments into options (meaning, value, word) and the rest.
 
     first: the number of the first argument's word. flags, valued: `-r` or `--read-only` -> what it
-    means, without and with a value. Raises EINVAL with the word.
+    means, without and with a value. Raises EINVAL with the word, also of one that is missing.
     """
     options: list[tuple[str, str, int]] = []
     rest: list[Word] = []
@@ -39,7 +39,7 @@ def parse(
             meaning, value, missing = _with_value(argument, word, flags, valued, options)
             if missing:
                 if index == count:
-                    raise Refused(errno.EINVAL, f"expected a value after {argument}", word)
+                    raise Refused(errno.EINVAL, f"expected a value after {argument}", word + 1)
                 value = arguments[index]
                 word = first + index
                 index += 1

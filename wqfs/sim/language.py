@@ -143,7 +143,7 @@ def _unknown(words: Sequence[str]) -> Refused:
         like = _like(words[0], sorted(_LONGEST))
         return Refused(errno.EINVAL, f"expected a command{like}, not {words[0]!r}", 1)
     if len(words) == 1:
-        return Refused(errno.EINVAL, f"expected {', '.join(following)} after {words[0]}", 1)
+        return Refused(errno.EINVAL, f"expected {', '.join(following)} after {words[0]}", 2)
     like = _like(words[1], following) or f": {', '.join(following)}"
     return Refused(errno.EINVAL, f"expected a command after {words[0]}{like}, not {words[1]!r}", 2)
 

@@ -58,7 +58,7 @@ def _mount(system: System, actor: Actor, arguments: Sequence[str], now_ns: int) 
     if rest:
         raise Refused(errno.EINVAL, f"expected SOURCE and DIR and no more, not {rest[-1][0]!r}", rest[-1][1])
     if target is None:
-        raise Refused(errno.EINVAL, "expected SOURCE and DIR", 1)
+        raise Refused(errno.EINVAL, "expected SOURCE and DIR", 2 + len(arguments))
     try:
         _carry_out(system, source, target[0], fstype, options, now_ns)
     except Refused as refused:
@@ -114,8 +114,10 @@ def _from_path(system: System, source: args.Word, target: str, options: MountOpt
 
 def _umount(system: System, actor: Actor, arguments: Sequence[str], now_ns: int) -> None:
     given, rest = args.parse(arguments, 2, _UMOUNT_FLAGS, {})
-    if len(rest) != 1:
-        raise Refused(errno.EINVAL, f"expected one DIR or SOURCE, not {len(rest)}", rest[1][1] if rest else 1)
+    if not rest:
+        raise Refused(errno.EINVAL, "expected DIR or SOURCE", 2 + len(arguments))
+    if len(rest) > 1:
+        raise Refused(errno.EINVAL, f"expected one DIR or SOURCE, not also {rest[1][0]!r}", rest[1][1])
     name, word = rest[0]
     how = {meaning for meaning, _, _ in given}
     try:

@@ -27,7 +27,7 @@ _ERRNOS.update({"EFSCORRUPTED": errno.EUCLEAN, "EFSBADCRC": errno.EBADMSG, "EWOU
 def _superblock(system: System, arguments: Sequence[str], least: int, usage: str) -> Superblock:
     """The superblock that the first argument names; `least` arguments must be there."""
     if len(arguments) < least:
-        raise Refused(errno.EINVAL, f"expected {usage}", 2 + len(arguments))
+        raise Refused(errno.EINVAL, f"expected {usage}", 3 + len(arguments))
     try:
         return system.find_sb(arguments[0])[0]
     except Refused as refused:
@@ -98,7 +98,7 @@ def _edquot(system: System, actor: Actor, arguments: Sequence[str], now_ns: int)
         if kind not in ("user", "group", "project"):
             raise Refused(errno.EINVAL, f"expected user, group or project, not {kind!r}", 4)
         if len(arguments) < 3:
-            raise Refused(errno.EINVAL, f"expected the ID of the {kind}", 4)
+            raise Refused(errno.EINVAL, f"expected the ID of the {kind}", 5)
         id_ = _number(arguments[2], 0xFFFFFFFF, "an ID", 5)
         _no_more(arguments, 3)
     system.notify_sb(r.SbSubtype.EDQUOT, sb, now_ns, names={kind: id_})
@@ -131,7 +131,7 @@ def _network(system: System, actor: Actor, arguments: Sequence[str], now_ns: int
 
 def _device_error(system: System, actor: Actor, arguments: Sequence[str], now_ns: int) -> None:
     if len(arguments) < 2:
-        raise Refused(errno.EINVAL, "expected DEVICE and an error", 2 + len(arguments))
+        raise Refused(errno.EINVAL, "expected DEVICE and an error", 3 + len(arguments))
     device, name = arguments[:2]
     if not device.startswith("/dev/"):
         raise Refused(errno.ENOTBLK, f"expected a block device /dev/..., not {device!r}", 3)

@@ -59,14 +59,16 @@ class System:
     def run(self, line: str, actor: Actor, now_ns: int) -> None:
         """Carry out one command line; a line without words does nothing.
 
-        Raises Refused, and then nothing has happened: EINVAL, with the word at fault, for what is
+        Keys that expired long ago are collected first, for nothing here runs by itself. Raises
+        Refused, and then the command has done nothing: EINVAL, with the word at fault, for what is
         no command, else what the kernel would answer.
         """
         words = split(line)
         if words:
             command, count = find(words)
-            command.run(self, actor, words[count:], now_ns)
             self.changed += 1
+            self.keys.collect(now_ns)
+            command.run(self, actor, words[count:], now_ns)
 
     def resolve(self, words: Sequence[str], actor: Actor, now_ns: int) -> tuple[Watchable, Place, str]:
         """The object that a line of `objects` names, the place within it, and how to write it.
@@ -82,7 +84,7 @@ class System:
                 raise Refused(errno.EINVAL, f"expected nothing after devices, not {words[1]!r}", 2)
             return self.devices, (), "devices"
         if len(words) != 2:
-            word = min(len(words), 3)
+            word = 2 if len(words) < 2 else 3
             raise Refused(errno.EINVAL, f"expected one word after {kind}, not {len(words) - 1}", word)
         name = words[1]
         try:

@@ -25,6 +25,13 @@ POLLRDNORM, POLLWRNORM = 0x040, 0x100
 ALWAYS_READY = POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM
 
 
+class Complain(Protocol):
+    """Takes a refused line for `errors`."""
+
+    def __call__(self, where: str, reason: str, caller: Caller, *, line: str = "", number: int = 0,
+                 word: int = 0, code: int = errno.EINVAL) -> None: ...  # fmt: skip
+
+
 class Changing(Protocol):
     """What can be waited for: a queue or a stream of events."""
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 from wqfs.abi import records
 from wqfs.abi.errors import Malformed
 from wqfs.fs.channel_limits import MAX_WRITE
-from wqfs.fs.handles.base import Caller
+from wqfs.fs.handles.base import Caller, Complain
 from wqfs.fs.handles.text import TextHandle
 
 
@@ -31,13 +31,6 @@ class LineRefused(Exception):
         self.word = word
         self.line = line
         self.number = number
-
-
-class Complain(Protocol):
-    """Takes a refused line for `errors` and the log."""
-
-    def __call__(self, where: str, reason: str, caller: Caller, *, line: str = "", number: int = 0,
-                 word: int = 0, code: int = errno.EINVAL) -> None: ...  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

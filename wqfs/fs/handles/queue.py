@@ -11,7 +11,7 @@ from typing import Final
 from wqfs.abi import filters, ioctls
 from wqfs.abi.errors import Malformed
 from wqfs.abi.filters import Filter
-from wqfs.fs.handles.base import STREAM_FLAGS, Caller, Handle, Source
+from wqfs.fs.handles.base import STREAM_FLAGS, Caller, Complain, Handle, Source
 from wqfs.queue import BufferTooSmall, SizeRefused
 from wqfs.watch import Watch
 
@@ -34,7 +34,7 @@ class QueueContext:
     read_memory: ReadMemory
     watch_object: Callable[[Watch, tuple[str, ...], int, Caller], None]
     released: Callable[[Watch], None]
-    complain: Callable[[str, str, Caller], None]
+    complain: Complain
 
 
 class QueueHandle(Handle):
@@ -101,11 +101,13 @@ class QueueHandle(Handle):
             self._context.complain("queue ioctl", str(error), caller)
             return -errno.EINVAL
         except SizeRefused as error:
-            self._context.complain("queue ioctl SET_SIZE", str(error.strerror), caller)
-            return -(error.errno or errno.EINVAL)
+            code = error.errno or errno.EINVAL
+            self._context.complain("queue ioctl SET_SIZE", str(error.strerror), caller, code=code)
+            return -code
         except OSError as error:
-            self._context.complain("queue ioctl", str(error.strerror), caller)
-            return -(error.errno or errno.EIO)
+            code = error.errno or errno.EIO
+            self._context.complain("queue ioctl", str(error.strerror), caller, code=code)
+            return -code
 
     def _filter_at(self, address: int, caller: Caller) -> Filter | None:
         """The filter at an address of the caller; None for the null pointer."""
