@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2034
 # Shared by setup.sh and install.sh, which source it. No output unless something is wrong.
 
 say() { printf 'wqfs: %s\n' "$*" >&2; }

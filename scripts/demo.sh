@@ -3,12 +3,12 @@
 # with ordinary tools, unmounts. Each command is shown before its real output; one whose output lacks what
 # it should show ends the demo with 1.
 set -uo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 root=$PWD
 folder=$(realpath "$(mktemp -d "${TMPDIR:-/tmp}/wqfs-demo.XXXXXX")")
 
 cleanup() {
-    cd "$root"
+    cd "$root" || exit
     exec 3<&- # a watch's file held open here would keep the mount busy
     if mounted; then
         fusermount3 -u "$folder" 2>/dev/null || fusermount3 -uz "$folder"

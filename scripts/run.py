@@ -38,8 +38,8 @@ def main() -> int:
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # else handing the terminal over and back stops us
     if terminal:
         os.tcsetpgrp(0, child.pid)
-    for signum in pending:
-        send(child.pid, signum)
+    for early in pending:
+        send(child.pid, early)
     try:
         while True:
             _pid, status = os.waitpid(child.pid, os.WUNTRACED)

@@ -5,6 +5,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 mountpoint=${MOUNTPOINT:-$HOME/wqfs}
 # Only bash's own `make MOUNTPOINT=~/x` comes expanded.
+# shellcheck disable=SC2088
 case $mountpoint in "~" | "~/"*) mountpoint=$HOME${mountpoint#"~"} ;; esac
 # No look at a folder that exists: a dead mount there would fail it, and mount_wqfs.py clears one.
 mkdir -p "$mountpoint" 2>/dev/null || true

@@ -89,7 +89,10 @@ class Mount:
     def close(self) -> None:
         """Unmount at once, end the daemon, wait for it."""
         subprocess.run(
-            ["fusermount3", "-uz", "-q", "--", str(self.path)], check=False, capture_output=True, timeout=LIMIT
+            ["fusermount3", "-uz", "-q", "--", str(self.path)],
+            check=False,
+            capture_output=True,
+            timeout=LIMIT,
         )
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGTERM)

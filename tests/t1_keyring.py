@@ -449,6 +449,14 @@ def test_expired_key_is_ekeyexpired_then_collected(keys: Service) -> None:
     assert keys.next_collection_ns is None
 
 
+def test_revoked_key_is_collected_as_one_that_expired_then(keys: Service) -> None:
+    key = keys.user()
+    keys.revoke(ANN, key.serial, 7 * S + 1)
+    assert keys.next_collection_ns == 7 * S + GC_DELAY_NS
+    keys.collect(7 * S + GC_DELAY_NS)
+    assert keys.ended == [key.serial]
+
+
 def test_timeout_zero_takes_it_away(keys: Service) -> None:
     key = keys.user()
     keys.set_timeout(ANN, key.serial, 10, 0)
@@ -603,7 +611,8 @@ def test_name_of_a_special_keyring(keys: Service, name: str, description: str) -
 @pytest.mark.parametrize(
     ("name", "number"),
     [("nosuch", errno.ENOKEY), ("999", errno.ENOKEY), ("0", errno.EINVAL), ("@x", errno.EINVAL),
-     ("", errno.EINVAL), ("%user", errno.EINVAL), ("%user:no", errno.ENOKEY), ("@t", errno.ENOKEY), ("@p", errno.ENOKEY),
+     ("", errno.EINVAL), ("%user", errno.EINVAL), ("%user:no", errno.ENOKEY), ("@t", errno.ENOKEY),
+     ("@p", errno.ENOKEY),
      ("@g", errno.EINVAL), ("-9", errno.EINVAL)],
 )  # fmt: skip
 def test_name_of_nothing(keys: Service, name: str, number: int) -> None:
@@ -726,7 +735,7 @@ def test_keys_text_of_expired_and_revoked_keys(keys: Service) -> None:
     keys.revoke(ANN, keys.user("gone").serial, 0)
     text = keys_text(keys, None, S)
     assert "I--Q---     1 expd 3f010000  1000  1000 user      old: 3\n" in text
-    assert "IR-Q---     1 perm 3f010000  1000  1000 user      gone: 0\n" in text
+    assert "IR-Q---     1 expd 3f010000  1000  1000 user      gone: 0\n" in text
 
 
 def test_keys_text_of_a_big_key_says_where_it_is(keys: Service) -> None:
@@ -774,7 +783,8 @@ def test_commands_change_the_keys(system: System) -> None:
     for line in (
         "key add user colour red @s", "key update colour blue", "key newring r @s", "key link colour r",
         "key unlink colour @s", "key move colour r @s", "key setperm colour 0x3f3f3f3f",
-        "key chgrp colour 50", "key timeout colour 100", "key search @s user colour @u", "key restrict_keyring r",
+        "key chgrp colour 50", "key timeout colour 100", "key search @s user colour @u",
+        "key restrict_keyring r",
     ):  # fmt: skip
         post(system, line)
     key, _ = system.keys.lookup(ANN, "colour", Need.VIEW, 0)

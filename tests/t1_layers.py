@@ -13,7 +13,7 @@ ROOMS = ("abi", "event", "queue", "watch", "sim", "fs", "cli")
 """Each may import itself and what stands before it."""
 CORE = ROOMS[:5]
 HARMLESS = frozenset(
-    "__future__ bisect collections dataclasses difflib enum errno functools heapq itertools json math operator "
+    "__future__ bisect collections contextlib dataclasses difflib enum errno functools heapq itertools json math operator "
     "os re select string struct sys typing".split()
 )
 """Modules that the core may import: none waits, opens, or looks at a clock."""

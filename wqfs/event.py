@@ -32,28 +32,21 @@ class Event:
     at that moment (mountpoint, source, description).
     """
 
-    __slots__ = ("_notices", "names", "number", "record", "time_ns")
+    __slots__ = ("names", "number", "record", "time_ns")
 
     def __init__(self, number: int, time_ns: int, record: bytes, names: Mapping[str, NameValue]) -> None:
         self.number = number
         self.time_ns = time_ns
         self.record = record
         self.names = names
-        self._notices: dict[int, Notice] | None = None
 
-    def notice(self, watch_id: int = 0, flags: int = 0) -> Notice:
-        """The event as a watch with this ID sees it; flags: bits of `info` for this watch alone."""
-        bits = watch_id << r.WATCH_INFO_ID__SHIFT | flags
-        if self._notices is None:
-            self._notices = {}
-        notice = self._notices.get(bits)
-        if notice is None:
-            record = self.record
-            if bits:
-                word, info = r.HEADER.unpack_from(record)
-                record = r.HEADER.pack(word, info | bits) + record[r.RECORD_MIN :]
-            notice = self._notices[bits] = Notice(self, record)
-        return notice
+    def notice(self, bits: int = 0) -> Notice:
+        """The event as a watch sees it. bits: the watch's ID and its own flags, as in `info`."""
+        record = self.record
+        if bits:
+            word, info = r.HEADER.unpack_from(record)
+            record = r.HEADER.pack(word, info | bits) + record[r.RECORD_MIN :]
+        return Notice(self, record)
 
 
 class Notice:
@@ -139,7 +132,14 @@ class Gap:
 
     def line(self) -> bytes:
         """One JSON object and a newline: type `meta`, event and member named by the word."""
-        members = {"seq": self.last, "id": 0, "type": "meta", "event": self.word, "flags": [], self.word: self.count}
+        members = {
+            "seq": self.last,
+            "id": 0,
+            "type": "meta",
+            "event": self.word,
+            "flags": [],
+            self.word: self.count,
+        }
         return json.dumps(members, separators=(",", ":")).encode() + b"\n"
 
 

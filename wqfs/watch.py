@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from wqfs.abi import records as r
@@ -27,12 +27,26 @@ class WatchRefused(OSError):
 
 
 class Watchable:
-    """An object that can be watched. `watchers` is the kernel's watch list, newest first."""
+    """An object that can be watched: a mount, a superblock, a key, the block devices."""
 
-    __slots__ = ("watchers",)
+    __slots__ = ("_watchers",)
 
     def __init__(self) -> None:
-        self.watchers: tuple[Entry, ...] = ()
+        self._watchers: dict[Entry, None] | None = None  # most objects are watched by nobody
+
+    @property
+    def watchers(self) -> tuple[Entry, ...]:
+        """The kernel's watch list, newest first."""
+        return tuple(reversed(self._watchers)) if self._watchers else ()
+
+    def add_watcher(self, entry: Entry) -> None:
+        if self._watchers is None:
+            self._watchers = {}
+        self._watchers[entry] = None
+
+    def remove_watcher(self, entry: Entry) -> None:
+        if self._watchers is not None:
+            del self._watchers[entry]
 
     @property
     def watch_object_id(self) -> int:
@@ -58,11 +72,20 @@ class Entry:
 
 
 class Watch:
-    """One watch. `number` is never reused; name is "" for an open of the root's queue.
+    """One watch. `number` is never reused; name is "" for an open of the root's queue."""
 
-    """
-
-    __slots__ = ("entries", "everything", "gid", "handles", "made_ns", "name", "number", "queue", "sinks", "uid")
+    __slots__ = (
+        "entries",
+        "everything",
+        "gid",
+        "handles",
+        "made_ns",
+        "name",
+        "number",
+        "queue",
+        "sinks",
+        "uid",
+    )
 
     def __init__(self, number: int, name: str, uid: int, gid: int, made_ns: int, queue: Queue) -> None:
         self.number = number
@@ -131,7 +154,7 @@ class Watches:
     strict: no default depth and nothing watched until named, as the kernel.
     """
 
-    def __init__(self, limits: Limits = Limits(), *, strict: bool = False) -> None:  # noqa: B008  frozen
+    def __init__(self, limits: Limits = Limits(), *, strict: bool = False) -> None:
         self.limits = limits
         self.strict = strict
         self.by_name: dict[str, Watch] = {}
@@ -181,14 +204,16 @@ class Watches:
     def forget(self, watch: Watch) -> None:
         """End a watch that nobody can read any more: no records are posted for it."""
         for entry in watch.entries:
-            _unlist(entry)
+            entry.target.remove_watcher(entry)
         watch.entries = ()
         self._everything.pop(watch.number, None)
         self.by_number.pop(watch.number, None)
 
     # -- objects of a watch
 
-    def add(self, watch: Watch, target: Watchable, id_: int, *, label: str, place: tuple[str, ...] = ()) -> Entry:
+    def add(
+        self, watch: Watch, target: Watchable, id_: int, *, label: str, place: tuple[str, ...] = ()
+    ) -> Entry:
         """Watch `target` under `id_`. Raises EINVAL, EBUSY, EDQUOT."""
         if not 0 <= id_ <= r.WATCH_ID_MAX:
             raise WatchRefused(errno.EINVAL, f"expected a watch ID of 0..{r.WATCH_ID_MAX}, not {id_}")
@@ -200,7 +225,7 @@ class Watches:
             )
         entry = Entry(watch, target, id_, place, label)
         watch.entries = (*watch.entries, entry)
-        target.watchers = (entry, *target.watchers)
+        target.add_watcher(entry)
         if watch.everything:
             watch.everything = False
             del self._everything[watch.number]
@@ -223,15 +248,15 @@ class Watches:
     def _remove_entry(self, entry: Entry, now_ns: int) -> None:
         watch = entry.watch
         watch.entries = tuple(e for e in watch.entries if e is not entry)
-        _unlist(entry)
+        entry.target.remove_watcher(entry)
         record = r.removal(entry.target.watch_object_id, 0)
         event = self.event(now_ns, record, {"was": entry.label})
-        watch.deliver_unfiltered(event.notice(entry.id))
+        watch.deliver_unfiltered(event.notice(entry.id << r.WATCH_INFO_ID__SHIFT))
 
     @staticmethod
     def _find(watch: Watch, target: Watchable, place: tuple[str, ...]) -> Entry | None:
-        for entry in target.watchers:
-            if entry.watch is watch and entry.place == place:
+        for entry in watch.entries:
+            if entry.target is target and entry.place == place:
                 return entry
         return None
 
@@ -245,10 +270,15 @@ class Watches:
     def publish(self, event: Event, audience: Iterable[tuple[Entry, int]], everything: int = 0) -> None:
         """Tell the entries in `audience`, each with its own flag bits of `info`, in that order; and
         every watch that watches everything, with the flag bits `everything`."""
+        notices: dict[int, Notice] = {}
         for entry, flags in audience:
-            entry.watch.deliver(event.notice(entry.id, flags))
+            bits = entry.id << r.WATCH_INFO_ID__SHIFT | flags
+            notice = notices.get(bits)
+            if notice is None:
+                notice = notices[bits] = event.notice(bits)
+            entry.watch.deliver(notice)
         if self._everything:
-            notice = event.notice(0, everything)
+            notice = notices.get(everything) or event.notice(everything)
             for watch in self._everything.values():
                 watch.deliver(notice)
 
@@ -259,27 +289,18 @@ class Watches:
         notices = [
             Notice(Event(at, now_ns, record, _RAW), record) for at, record in enumerate(raw, number + 1)
         ]
-        listeners = list(self._listeners())
-        if not any(map(_is_meta, raw)):
+        listeners = [watch for watch in self.by_number.values() if watch.everything or watch.entries]
+        if len(notices) > 1 and not any(map(_is_meta, raw)):
             for watch in listeners:
                 watch.deliver_all(notices)
             return
         for notice in notices:
-            for watch in listeners:
-                if _is_meta(notice.record):
+            if _is_meta(notice.record):
+                for watch in listeners:
                     watch.deliver_unfiltered(notice)
-                else:
+            else:
+                for watch in listeners:
                     watch.deliver(notice)
-
-    def _listeners(self) -> Iterator[Watch]:
-        for watch in self.by_number.values():
-            if watch.everything or watch.entries:
-                yield watch
-
-
-def _unlist(entry: Entry) -> None:
-    target = entry.target
-    target.watchers = tuple(e for e in target.watchers if e is not entry)
 
 
 _RAW: dict[str, str | int | bool] = {"raw": True}

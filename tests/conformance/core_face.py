@@ -21,7 +21,7 @@ from wqfs.watch import Watch, Watches, WatchRefused
 Step = dict[str, Any]
 
 ACTOR = Actor(0, 0)
-COMPARED = frozenset("pause open close set_size set_filter watch post read readv poll".split())
+COMPARED = frozenset("open close set_size set_filter watch post read readv poll pause".split())
 POLL_NAMES = (("IN", select.POLLIN), ("RDNORM", POLLRDNORM), ("OUT", select.POLLOUT), ("WRNORM", 0x100),
               ("ERR", select.POLLERR), ("HUP", select.POLLHUP), ("NVAL", select.POLLNVAL))  # fmt: skip
 PADDING = b"\0" * 1024
@@ -82,7 +82,11 @@ class CoreFace:
             return False
         if step["op"] in ("read", "readv", "poll") and step.get("end") == "write":
             return False
-        return isinstance(self._queues.get(step.get("q", "q")), Watch) or step["op"] in ("open", "post", "pause")
+        return isinstance(self._queues.get(step.get("q", "q")), Watch) or step["op"] in (
+            "open",
+            "post",
+            "pause",
+        )
 
     def key_name(self, serial: int) -> str | None:
         return self._names.get(serial)
@@ -193,5 +197,3 @@ class CoreFace:
     def _poll(self, step: Step) -> list[str]:
         mask = self._watch_of(step).queue.poll()
         return [name for name, bit in POLL_NAMES if mask & bit]
-
-

@@ -94,7 +94,9 @@ def decode(data_untrusted: bytes) -> Filter:
     count = decode_count(data_untrusted)
     size = FILTER_HEADER.size + count * FILTER_RULE.size
     if len(data_untrusted) < size:
-        raise Malformed(len(data_untrusted), f"expected {size} bytes for {count} rules, not {len(data_untrusted)}")
+        raise Malformed(
+            len(data_untrusted), f"expected {size} bytes for {count} rules, not {len(data_untrusted)}"
+        )
     rules = []
     for at in range(FILTER_HEADER.size, size, FILTER_RULE.size):
         type_, info_filter, info_mask, subtypes, *_ = FILTER_RULE.unpack_from(data_untrusted, at)

@@ -20,7 +20,6 @@ import errno
 import logging
 import os
 from collections.abc import Callable
-from typing import Final
 
 from wqfs.abi import fuse
 from wqfs.fs.channel_limits import MAX_PAGES, MAX_WRITE
@@ -125,7 +124,9 @@ class Channel:
         if flags & os.O_NONBLOCK:
             self._error(unique, errno.EAGAIN)
         elif len(self.waiting) >= self._max_waiting:
-            log.warning("a read was refused: %d readers wait already, the limit max_waiting", self._max_waiting)
+            log.warning(
+                "a read was refused: %d readers wait already, the limit max_waiting", self._max_waiting
+            )
             self._error(unique, errno.ENOMEM)
         else:
             source.waiters[unique] = (handle, size, self._clock() if self._clock else 0.0)

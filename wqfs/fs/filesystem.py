@@ -22,6 +22,7 @@ from wqfs.fs.handles.text import ChangingTextHandle, EventsHandle, LogHandle, Te
 from wqfs.fs.nodes import Place
 from wqfs.fs.options import Options
 from wqfs.fs.refusals import Refusals
+from wqfs.sim.command import Actor
 from wqfs.sim.system import System
 from wqfs.watch import Limits, Watch, Watches
 
@@ -107,14 +108,18 @@ class Filesystem:
         """Whether the size never changes: directories, and files that cannot be read."""
         return place.is_directory or not place.mode & 0o444
 
-    def size(self, place: Place, watch: Watch | None) -> int:
-        """The true size of a text, bytes."""
+    def viewer(self, uid: int, gid: int) -> Actor | None:
+        """Who reads the simulated system: None for the owner of the mount and root, who see all."""
+        return None if uid in (self.uid, 0) else Actor(uid, gid)
+
+    def size(self, place: Place, watch: Watch | None, uid: int, gid: int) -> int:
+        """The true size of a text, bytes, for a user."""
         if self.fixed_size(place):
             return 0
         if place is nodes.LOG and watch is not None:
             log = _log_of(watch)
             return len(log.text()) if log else 0
-        return len(self._texts.text(place, watch))
+        return len(self._texts.text(place, watch, self.viewer(uid, gid)))
 
     def changed_ns(self, place: Place, watch: Watch | None) -> int:
         """When the text of a place may have changed last; 0 for never."""
@@ -173,7 +178,8 @@ class Filesystem:
             )
         if place.is_directory:
             raise OpenRefused(errno.EISDIR, "a directory")
-        return TextHandle(lambda: self._texts.text(place, None))
+        viewer = self.viewer(caller[0], caller[1])
+        return TextHandle(lambda: self._texts.text(place, None, viewer))
 
     def _handle_of_watch(self, place: Place, watch: Watch, flags: int) -> Handle:
         if place.is_directory:
@@ -200,11 +206,19 @@ class Filesystem:
             return LineHandle("objects", view, run, self._lines, released)
         if place is nodes.DEPTH:
             return LineHandle(
-                "depth", view, lambda line, caller: self.control.depth_line(watch, line), self._lines, released
+                "depth",
+                view,
+                lambda line, caller: self.control.depth_line(watch, line),
+                self._lines,
+                released,
             )
         if place is nodes.FILTER:
             return WholeTextHandle(
-                "filter", view, lambda lines, caller: self.control.filter_lines(watch, lines), self._lines, released
+                "filter",
+                view,
+                lambda lines, caller: self.control.filter_lines(watch, lines),
+                self._lines,
+                released,
             )
         return TextHandle(view, released)
 
@@ -241,5 +255,3 @@ def _log_of(watch: Watch) -> Log | None:
         if isinstance(sink, Log):
             return sink
     return None
-
-

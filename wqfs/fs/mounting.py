@@ -141,7 +141,9 @@ def _explained(complaint: str, mountpoint: str) -> MountFailed:
     if "not a directory" in low:
         return MountFailed(f"{mountpoint} is not a directory: wqfs is mounted on a folder.")
     if "failed to open /dev/fuse" in low or "device not found" in low:
-        return MountFailed(f"/dev/fuse cannot be opened: {text}. In a container start it with --device /dev/fuse.", 2)
+        return MountFailed(
+            f"/dev/fuse cannot be opened: {text}. In a container start it with --device /dev/fuse.", 2
+        )
     if "no write access" in low or "permission denied" in low or "not permitted" in low:
         return MountFailed(
             f"Not permitted to mount on {mountpoint}: {text}. Choose a folder that you own; in a container "

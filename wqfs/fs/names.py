@@ -59,7 +59,7 @@ class Names(pyfuse3.Operations):
         super().__init__()
         self._fs = filesystem
         self._started_ns = time.time_ns()
-        self._listings: dict[int, list[tuple[bytes, int]]] = {}
+        self._listings: dict[int, tuple[list[tuple[bytes, int]], int, int]] = {}
         self._last_listing = 0
 
     # -- nodes
@@ -71,7 +71,7 @@ class Names(pyfuse3.Operations):
         except KeyError:
             raise FUSEError(errno.ESTALE) from None
 
-    def _attributes(self, place: Place, watch: Watch | None) -> EntryAttributes:
+    def _attributes(self, place: Place, watch: Watch | None, uid: int, gid: int) -> EntryAttributes:
         fs = self._fs
         entry = EntryAttributes()
         entry.st_ino = InodeT(nodes.node_number(place, watch.number if watch else 0))
@@ -84,7 +84,7 @@ class Names(pyfuse3.Operations):
                 entry.st_nlink = 4
             elif place is nodes.WATCHES:
                 entry.st_nlink += len(fs.watches.by_name)
-        size = STREAM_SIZE if place.stream else fs.size(place, watch)
+        size = STREAM_SIZE if place.stream else fs.size(place, watch, uid, gid)
         entry.st_size = size
         entry.st_blksize = 4096
         entry.st_blocks = -(-size // 512)
@@ -102,16 +102,16 @@ class Names(pyfuse3.Operations):
         if place is nodes.WATCHES:
             found = self._fs.watches.by_name.get(os.fsdecode(name))
             if found is not None:
-                return self._attributes(nodes.WATCH, found)
+                return self._attributes(nodes.WATCH, found, ctx.uid, ctx.gid)
         else:
             text = os.fsdecode(name)
             for child in nodes.CHILDREN.get(place, ()):
                 if child.name == text:
-                    return self._attributes(child, watch)
+                    return self._attributes(child, watch, ctx.uid, ctx.gid)
         raise FUSEError(errno.ENOENT)
 
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
-        return self._attributes(*self._find(inode))
+        return self._attributes(*self._find(inode), ctx.uid, ctx.gid)
 
     async def setattr(
         self,
@@ -128,7 +128,7 @@ class Names(pyfuse3.Operations):
             if attr.st_size:
                 raise FUSEError(errno.EINVAL)
             self._fs.truncate(place, watch, fh)
-        return self._attributes(place, watch)
+        return self._attributes(place, watch, ctx.uid, ctx.gid)
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         """Nothing is kept for a node."""
@@ -164,15 +164,15 @@ class Names(pyfuse3.Operations):
                 for child in nodes.CHILDREN[place]
             ]
         self._last_listing += 1
-        self._listings[self._last_listing] = listing
+        self._listings[self._last_listing] = (listing, ctx.uid, ctx.gid)
         return FileHandleT(self._last_listing)
 
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
-        listing = self._listings[fh]
+        listing, uid, gid = self._listings[fh]
         for at in range(start_id, len(listing)):
             name, node = listing[at]
             try:
-                attributes = self._attributes(*self._find(node))
+                attributes = self._attributes(*self._find(node), uid, gid)
             except FUSEError:
                 continue  # removed since the directory was opened
             if not pyfuse3.readdir_reply(token, FileNameT(name), attributes, at + 1):
@@ -197,7 +197,7 @@ class Names(pyfuse3.Operations):
         except WatchRefused as error:
             log.warning("mkdir %s refused: %s", os.fsdecode(name), error.strerror)
             raise FUSEError(error.errno or errno.EIO) from None
-        return self._attributes(nodes.WATCH, watch)
+        return self._attributes(nodes.WATCH, watch, ctx.uid, ctx.gid)
 
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         place, _ = self._find(parent_inode)

@@ -66,13 +66,13 @@ _KERNEL: Final = frozenset(
     "nostrictatime lazytime nolazytime sync async dirsync".split()
 )
 _IGNORED: Final = frozenset(
-    "rw defaults auto noauto user users nouser nousers owner group nofail _netdev default_permissions "
+    "rw defaults auto noauto user nouser users nousers owner group nofail _netdev default_permissions "
     "auto_unmount noauto_unmount silent loud mand nomand iversion noiversion".split()
 )
 _IGNORED_PREFIXES: Final = ("x-", "X-", "comment=", "context=", "subtype=", "helper=", "uhelper=")
 
 
-def parse_options(text: str, options: Options = Options()) -> Options:  # noqa: B008  frozen
+def parse_options(text: str, options: Options = Options()) -> Options:
     """`options` with what `-o text` says. Raises UsageError, naming the word."""
     for word in re.split(r"(?<!\\),", text):
         if word:

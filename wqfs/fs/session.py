@@ -7,6 +7,7 @@ waiting readers find end of file and pollers POLLHUP, as when a pipe's last writ
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import select
@@ -57,6 +58,9 @@ def serve(mountpoint: str, fuse_fd: int, options: Options, on_started: Callable[
     mountpoint: absolute, mounted, with fuse_fd as its descriptor of /dev/fuse; on_started: called
     once the kernel and the filesystem have greeted each other.
     """
+    # What is made so far stays; what is made later has no cycles, so that looking for some can wait.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
     filesystem = Filesystem(options, os.getuid(), os.getgid(), read_memory)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
@@ -70,7 +74,9 @@ def serve(mountpoint: str, fuse_fd: int, options: Options, on_started: Callable[
     )
     filesystem.channel = device.channel
     # allow_root is allow_other to the kernel; libfuse turns the others away.
-    pyfuse3.init(Names(filesystem), f"/dev/fd/{theirs.detach()}", {"allow_root"} if options.allow_root else set())
+    pyfuse3.init(
+        Names(filesystem), f"/dev/fd/{theirs.detach()}", {"allow_root"} if options.allow_root else set()
+    )
     try:
         session = _Session(mountpoint, filesystem, device, limit)
         device.run(lambda: _tasks(session))

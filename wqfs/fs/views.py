@@ -14,6 +14,7 @@ from wqfs.fs import metrics, nodes
 from wqfs.fs.nodes import Place
 from wqfs.sim import key_views, objects
 from wqfs.sim import views as sim_views
+from wqfs.sim.command import Actor
 from wqfs.watch import Watch
 
 if TYPE_CHECKING:
@@ -31,12 +32,12 @@ class Cache:
         self._kept_makers: dict[Place, Callable[[], str]] = {
             nodes.MOUNTINFO: lambda: sim_views.mountinfo(system.mounts),
             nodes.SUPERBLOCKS: lambda: sim_views.superblocks(system.superblocks),
-            nodes.SNAPSHOT: lambda: sim_views.snapshot(system, None, filesystem.now_ns()),
         }
-        self._makers: dict[Place, Callable[[], str]] = {
-            nodes.KEYS: lambda: key_views.keys_text(system.keys, None, filesystem.now_ns()),
-            nodes.KEY_USERS: lambda: key_views.key_users_text(system.keys),
-            nodes.METRICS: lambda: metrics.text(filesystem),
+        self._makers: dict[Place, Callable[[Actor | None], str]] = {
+            nodes.KEYS: lambda viewer: key_views.keys_text(system.keys, viewer, self._now()),
+            nodes.KEY_USERS: lambda viewer: key_views.key_users_text(system.keys),
+            nodes.SNAPSHOT: lambda viewer: sim_views.snapshot(system, viewer, self._now()),
+            nodes.METRICS: lambda viewer: metrics.text(filesystem),
         }
         self._watch_makers: dict[Place, Callable[[Watch], str]] = {
             nodes.OBJECTS: objects.text,
@@ -45,14 +46,23 @@ class Cache:
             nodes.STATUS: lambda watch: metrics.status(filesystem, watch),
         }
 
-    def text(self, place: Place, watch: Watch | None) -> bytes:
-        """The text of a place now; bytes that are no UTF-8 as they came in."""
+    def _now(self) -> int:
+        """The time, with the keys that it has ended collected."""
+        now_ns = self._fs.now_ns()
+        self._fs.system.keys.collect(now_ns)
+        return now_ns
+
+    def text(self, place: Place, watch: Watch | None, viewer: Actor | None = None) -> bytes:
+        """The text of a place now; bytes that are no UTF-8 as they came in.
+
+        viewer: who reads, None for who may see everything; keys show themselves to who has View.
+        """
         if watch is not None:
             return _encode(self._watch_makers[place](watch))
         if place is nodes.ERRORS:
             return self._fs.refusals.text()
         if place in self._makers:
-            return _encode(self._makers[place]())
+            return _encode(self._makers[place](viewer))
         if place not in self._kept_makers:
             return b""
         version = (self._fs.system.changed, self._fs.watches.last_event)

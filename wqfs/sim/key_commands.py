@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from wqfs.sim.command import Actor, Command
 from wqfs.sim.errors import Refused
-from wqfs.sim.key_table import KeyRefused
+from wqfs.sim.key_store import KeyRefused
 
 if TYPE_CHECKING:
     from wqfs.sim.system import System

@@ -17,16 +17,13 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable
-from typing import TypeVar
 
 from wqfs.abi.records import KeySubtype
 from wqfs.sim.command import ROOT, Actor
-from wqfs.sim.errors import Refused
 from wqfs.sim.key_search import find, possesses
+from wqfs.sim.key_store import Gone, KeyName, KeyRefused, KeyStore, Notify, label
 from wqfs.sim.keys import (
     KEYRING,
-    LINK_BYTES,
     NO_GID,
     POS_ALL,
     TYPES,
@@ -35,17 +32,10 @@ from wqfs.sim.keys import (
     USR_VIEW,
     Key,
     Keyring,
-    KeyType,
-    KeyUser,
     Need,
     Quota,
     permits,
 )
-
-KeyName = int | str
-Notify = Callable[[Key, KeySubtype, int, int], None]
-AnyKey = TypeVar("AnyKey", bound=Key)
-Gone = Callable[[Key, int], None]
 
 SPECIAL = {"@t": -1, "@p": -2, "@s": -3, "@u": -4, "@us": -5, "@g": -6, "@a": -7}
 """Words of keyctl(1) for the special keyrings."""
@@ -53,18 +43,9 @@ SPECIAL = {"@t": -1, "@p": -2, "@s": -3, "@u": -4, "@us": -5, "@g": -6, "@a": -7
 _REGISTER_PERM = 0x0C030000
 _USER_KEYRING_PERM = (POS_ALL & ~(Need.SETATTR << 24)) | USR_ALL
 SESSION_PERM = POS_ALL | USR_VIEW | USR_READ
-_SERIAL_STEP = 0x9E3779B1  # odd, so that all of 31 bits come once before the first comes again
 _NUMBER = re.compile(r"0[xX][0-9a-fA-F]+|-?[0-9]+")
 _ANY_TYPE = tuple(TYPES)
 _RING_FIRST = ("keyring", *(t for t in TYPES if t != "keyring"))
-
-
-class KeyRefused(Refused):
-    """What the kernel would refuse about one key. name: how the caller named it, or None."""
-
-    def __init__(self, errno_: int, reason: str, name: KeyName | None = None) -> None:
-        super().__init__(errno_, reason)
-        self.name = name
 
 
 _WHY = {
@@ -75,8 +56,8 @@ _WHY = {
 }
 
 
-class KeyTable:
-    """All keys of the simulated system. See Keyrings for what can be done with them."""
+class KeyTable(KeyStore):
+    """The keys, by all their names, and the special keyrings. See Keyrings for the operations."""
 
     def __init__(
         self,
@@ -87,22 +68,9 @@ class KeyTable:
         max_keys: int = 1_000_000,
         seed: int = 0x2A5F31C7,
     ) -> None:
-        """notify(key, subtype, aux, now_ns) and gone(key, now_ns) are told after the state changed.
-
-        quota: each user's limits; max_keys: of all users together; seed: two tables with the same
-        seed give the same serial numbers to the same operations.
-        """
-        self.quota = quota
-        self.max_keys = max_keys
-        self.by_serial: dict[int, Key] = {}
-        self.users: dict[int, KeyUser] = {}
-        self._notify = notify
-        self._gone = gone
-        self._seed = seed
-        self._made = 0
+        """As a KeyStore, with root's keyrings, which the kernel makes when it starts."""
+        super().__init__(notify, gone, quota=quota, max_keys=max_keys, seed=seed)
         self._sessions: dict[int, Keyring] = {}
-        self._timed: dict[Key, None] = {}
-        self._next_collection: int | None = None
         self.register = self._make_keyring(".user_reg", 0, NO_GID, _REGISTER_PERM)
         self.register.pins = 1
         self._quietly(lambda: self._user_keyrings(ROOT, 0))
@@ -299,87 +267,6 @@ class KeyTable:
             raise KeyRefused(errno.ENOKEY, f"the keyring {name} cannot be used any more")
         return ring
 
-    def _quietly(self, make: Callable[[], object]) -> None:
-        notify, self._notify = self._notify, lambda key, subtype, aux, now_ns: None
-        try:
-            make()
-        finally:
-            self._notify = notify
-
-    # -- coming and going
-
-    def _make(
-        self, type_: KeyType, description: str, actor: Actor, perm: int, *, payload: bytes = b""
-    ) -> Key:
-        """A new key that nothing holds yet. Raises EDQUOT."""
-        if type_ is KEYRING:
-            return self._make_keyring(description, actor.uid, actor.gid, perm)
-        key = Key(0, type_, description, actor.uid, actor.gid, perm)
-        key.payload = payload
-        key.cost = type_.cost(payload)
-        return self._enter(key)
-
-    def _make_keyring(
-        self, description: str, uid: int, gid: int, perm: int, *, overrun: bool = False
-    ) -> Keyring:
-        return self._enter(Keyring(0, description, uid, gid, perm), overrun=overrun)
-
-    def _enter(self, key: AnyKey, *, overrun: bool = False) -> AnyKey:
-        """Give the key its serial number and charge its owner. Raises EDQUOT unless overrun."""
-        if len(self.by_serial) >= self.max_keys and not overrun:
-            raise KeyRefused(errno.EDQUOT, f"there are {self.max_keys} keys, the limit max_keys")
-        self._charge(key.uid, 1, key.base_cost + key.cost, overrun=overrun)
-        serial = 0
-        while serial < 3 or serial in self.by_serial:
-            serial = (self._seed + self._made * _SERIAL_STEP) & 0x7FFFFFFF
-            self._made += 1
-        key.serial = serial
-        self.by_serial[serial] = key
-        return key
-
-    def _link_new(self, ring: Keyring, key: Key, now_ns: int) -> None:
-        """A link that nothing refuses, quota neither."""
-        self._charge(ring.uid, 0, LINK_BYTES, overrun=True)
-        ring.cost += LINK_BYTES
-        ring.attach(key)
-        self._notify(ring, KeySubtype.LINKED, key.serial, now_ns)
-
-    def _reap(self, keys: list[Key], now_ns: int) -> None:
-        """End those of `keys` that nothing holds any more, and what then nothing holds either."""
-        at = 0
-        while at < len(keys):
-            key = keys[at]
-            at += 1
-            if key.linked_by or key.pins or self.by_serial.get(key.serial) is not key:
-                continue
-            del self.by_serial[key.serial]
-            self._timed.pop(key, None)
-
-            self._charge(key.uid, -1, -key.base_cost - key.cost)
-            if isinstance(key, Keyring):
-                keys += key.detach_all()
-            self._gone(key, now_ns)
-
-    def _charge(self, uid: int, keys: int, bytes_: int, *, overrun: bool = False) -> None:
-        """Add to what user `uid` has; less than nothing gives back. Raises EDQUOT unless overrun."""
-        user = self.users.get(uid)
-        if user is None:
-            user = KeyUser(*self.quota.of(uid))
-        if not overrun:
-            if keys > 0 and user.keys + keys > user.maxkeys:
-                raise KeyRefused(errno.EDQUOT, f"user {uid} has {user.keys} keys of {user.maxkeys}")
-            if bytes_ > 0 and user.bytes + bytes_ > user.maxbytes:
-                raise KeyRefused(
-                    errno.EDQUOT,
-                    f"user {uid} has {user.bytes} bytes of {user.maxbytes} and needs {bytes_} more",
-                )
-        user.keys += keys
-        user.bytes += bytes_
-        if user.keys:
-            self.users[uid] = user
-        else:
-            self.users.pop(uid, None)
-
 
 def as_ring(key: Key, name: KeyName | None = None) -> Keyring:
     """`key` as a keyring. Raises ENOTDIR."""
@@ -391,7 +278,3 @@ def as_ring(key: Key, name: KeyName | None = None) -> Keyring:
 def no_right(key: Key, need: Need, actor: Actor, name: KeyName | None = None) -> KeyRefused:
     """EACCES, to be raised."""
     return KeyRefused(errno.EACCES, f"{label(key)} does not grant {need.name} to user {actor.uid}", name)
-
-
-def label(key: Key) -> str:
-    return f"key {key.serial} ({key.description})"

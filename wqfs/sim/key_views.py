@@ -6,6 +6,7 @@ Formats: security/keys/proc.c of Linux 6.12, keyrings(7), proc_keys(5).
 from __future__ import annotations
 
 from wqfs.sim.command import Actor
+from wqfs.sim.key_store import KeyStore
 from wqfs.sim.key_table import KeyTable
 from wqfs.sim.keys import BIG_KEY, NS_PER_S, Key, Keyring, Need, permits, shown_gid
 
@@ -35,7 +36,7 @@ def keys_text(keyrings: KeyTable, viewer: Actor | None, now_ns: int) -> str:
     return "".join(lines)
 
 
-def key_users_text(keyrings: KeyTable) -> str:
+def key_users_text(keyrings: KeyStore) -> str:
     """A line for each user who has keys: references, keys and instantiated ones, keys and bytes of
     quota with their limits."""
     lines = []

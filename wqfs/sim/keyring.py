@@ -15,8 +15,8 @@ has changed nothing.
     revoke, invalidate      revoked, invalidated
     setperm, chown, timeout, restrict    setattr
 
-Silent, as in the kernel: links that go because their key was invalidated or expired, or their
-keyring revoked; a link that another one replaces.
+Silent, as in the kernel: links that go because their key was invalidated, revoked or expired, or
+their keyring revoked; a link that another one replaces.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from contextlib import contextmanager
 from wqfs.abi.records import KeySubtype
 from wqfs.sim.command import Actor
 from wqfs.sim.key_search import find, link_refusal
-from wqfs.sim.key_table import SESSION_PERM, KeyName, KeyRefused, KeyTable, as_ring, label, no_right
+from wqfs.sim.key_store import KeyName, KeyRefused, label
+from wqfs.sim.key_table import SESSION_PERM, KeyTable, as_ring, no_right
 from wqfs.sim.keys import (
-    GC_DELAY_NS,
     KEYRING,
     LINK_BYTES,
     NS_PER_S,
@@ -129,8 +129,8 @@ class Keyrings(KeyTable):
         return key
 
     def revoke(self, actor: Actor, name: KeyName, now_ns: int) -> Key:
-        """KEYCTL_REVOKE: needs Write or Setattr. The key stays where it is linked, without its
-        payload; a keyring loses its links."""
+        """KEYCTL_REVOKE: needs Write or Setattr. The key stays where it is linked for 300 s, without
+        its payload; a keyring loses its links."""
         try:
             key, _ = self.lookup(actor, name, Need.WRITE, now_ns)
         except KeyRefused as refused:
@@ -138,6 +138,11 @@ class Keyrings(KeyTable):
                 raise
             key, _ = self.lookup(actor, name, Need.SETATTR, now_ns)
         key.revoked = True
+        # The time of revocation stands in the place of the expiry: the key is collected like an
+        # expired one, and /proc/keys says `expd`.
+        now_s_ns = now_ns // NS_PER_S * NS_PER_S
+        if key.expiry_ns is None or key.expiry_ns > now_s_ns:
+            self._set_expiry(key, now_s_ns)
         key.payload = b""
         self._recost(key, 0)
         orphans = key.detach_all() if isinstance(key, Keyring) else []
@@ -269,14 +274,7 @@ class Keyrings(KeyTable):
     def set_timeout(self, actor: Actor, name: KeyName, seconds: int, now_ns: int) -> Key:
         """KEYCTL_SET_TIMEOUT: expire after that many seconds; 0 takes a timeout away."""
         key, _ = self.lookup(actor, name, Need.SETATTR, now_ns, partial=True)
-        key.expiry_ns = (now_ns // NS_PER_S + seconds) * NS_PER_S if seconds else None
-        if key.expiry_ns is not None:
-            self._timed[key] = None
-            due = key.expiry_ns + GC_DELAY_NS
-            if self._next_collection is None or due < self._next_collection:
-                self._next_collection = due
-        else:
-            self._timed.pop(key, None)
+        self._set_expiry(key, (now_ns // NS_PER_S + seconds) * NS_PER_S if seconds else None)
         self._notify(key, KeySubtype.SETATTR, 0, now_ns)
         return key
 
@@ -370,37 +368,6 @@ class Keyrings(KeyTable):
             raise KeyRefused(errno.EINVAL, "expected a name, it is empty")
         return self._new_session(actor, name, _NAMED_SESSION_PERM, now_ns)
 
-    # -- the garbage collector
-
-    @property
-    def next_collection_ns(self) -> int | None:
-        """When `collect` has to be called next, or None: never, as things are."""
-        return self._next_collection
-
-    def collect(self, now_ns: int) -> None:
-        """Let go of keys that expired 300 s ago or more, and of the links to them, silently."""
-        if self._next_collection is None or now_ns < self._next_collection:
-            return
-        self._next_collection = None
-        for key in list(self._timed):
-            if key.expiry_ns is None or self.by_serial.get(key.serial) is not key:
-                del self._timed[key]
-                continue
-            due = key.expiry_ns + GC_DELAY_NS
-            if due <= now_ns:
-                del self._timed[key]
-                self._collect_links(key, now_ns)
-            elif self._next_collection is None or due < self._next_collection:
-                self._next_collection = due
-
-    def _collect_links(self, key: Key, now_ns: int) -> None:
-        for ring in list(key.linked_by):
-            if not (ring.invalidated or ring.revoked):
-                ring.detach(key.index)
-                self._recost(ring, ring.cost - LINK_BYTES)
-                ring.changed = max(ring.changed, key.changed)
-        self._reap([key], now_ns)
-
     # -- the inner parts of links and payloads
 
     def _link(self, ring: Keyring, key: Key, name: KeyName | None, now_ns: int) -> None:
@@ -446,15 +413,8 @@ class Keyrings(KeyTable):
         self._recost(key, key.type.cost(payload))
         key.payload = payload
         if key.expiry_ns is not None:
-            key.expiry_ns = None
-            self._timed.pop(key, None)
+            self._set_expiry(key, None)
         key.error = 0
-
-    def _recost(self, key: Key, cost: int) -> None:
-        """Change what the key costs its owner. Raises EDQUOT."""
-        if cost != key.cost:
-            self._charge(key.uid, 0, cost - key.cost)
-            key.cost = cost
 
 
 def _check_description(description: str) -> None:
