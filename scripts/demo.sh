@@ -71,7 +71,7 @@ show "cat watches/demo/log" '"event":"new_mount"' '"event":"error"' '"event":"up
 show "jq -c 'select(.type == \"sb\") | [.seq, .event, .error, .mountpoint]' watches/demo/log" '"error","EIO"'
 
 note "A wrong command is refused, and errors says why."
-show "echo 'sb error /mnt/nowhere EIO' > post || cat errors" 'nowhere'
+show "echo 'sb error / EWHAT' > post || cat errors" 'EWHAT'
 
 note "Removing the watch ends its readers; what they have not read yet they still get."
 show "rmdir watches/demo"

@@ -28,12 +28,14 @@ class Control:
         self._watches = watches
         self._now_ns = now_ns
         self._actor = Actor(0, 0)
+        system.keys.login(self._actor)
 
     def _actor_of(self, caller: Caller) -> Actor:
         uid, gid, _ = caller
         actor = self._actor
         if actor.uid != uid or actor.gid != gid:
             self._actor = actor = Actor(uid, gid)
+            self._system.keys.login(actor)  # whoever runs a process has a session
         return actor
 
     def run(self, line: str, caller: Caller, now_ns: int) -> None:

@@ -1,0 +1,39 @@
+"""Writes docs/commands.md from the table that parses: `python scripts/commands_page.py > docs/commands.md`."""
+
+from __future__ import annotations
+
+from wqfs.sim import language
+
+HEAD = """\
+# The command language
+
+Lines for `post`, one command each; a test holds this page against the table that parses.
+
+Words are parted by blanks and tabs. `'...'` takes everything as it is; in `"..."` a backslash stands
+before `"`, `\\`, `$` and the backquote alone; elsewhere a backslash takes the next character as it is,
+or with three octal digits is a byte, as in mountinfo (`\\040` is a blank). `#` at the beginning of a
+word ends the line. An empty line does nothing; a carriage return before the newline is left out.
+
+A refused command changes nothing: the write fails with the errno that the kernel's interface would
+give (EINVAL for a line that makes no sense), and `errors` says which line, which word, and what was
+expected. Who gives a command is the user who writes it.
+
+KEY is a serial number, `@s` `@u` `@us` (session, user, user-session keyring), `%TYPE:DESCRIPTION` or
+`%:KEYRING` as in keyctl(1), or a bare description, which is looked for from the session keyring on.
+
+"""
+
+
+def page() -> str:
+    """The page as it should be."""
+    parts = [HEAD]
+    for command in language.COMMANDS:
+        events = command.events.rstrip(".")
+        parts.append(f"## `{' '.join(command.words)}`\n\n")
+        parts.append("".join(f"    {line.strip()}\n" for line in [command.usage]))
+        parts.append(f"\n{command.summary}\n\nEvents: {events}.\n\n")
+    return "".join(parts).rstrip("\n") + "\n"
+
+
+if __name__ == "__main__":
+    print(page(), end="")
