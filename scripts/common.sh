@@ -35,6 +35,8 @@ find_python() {
             debian) debian=${debian:-$path} ;;
         esac
     done
+    [ -n "$debian" ] || [ -z "${PYTHON:-}" ] ||
+        die "PYTHON=$PYTHON is not a Python 3.11 or later with venv and headers (Python.h)"
     python=${debian:-/usr/bin/python3}
     if [ "$(readlink -f "$python")" = "$(readlink -f /usr/bin/python3)" ] || [ -z "$debian" ]; then
         python_packages="python3 python3-venv python3-dev"

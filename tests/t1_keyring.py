@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wqfs.abi.records import KEY_BODY, REMOVAL_BODY, decode
 from wqfs.abi.records import KeySubtype as Sub
 from wqfs.sim.command import ROOT, Actor
 from wqfs.sim.errors import Refused
@@ -18,7 +19,7 @@ from wqfs.sim.key_views import key_users_text, keys_text
 from wqfs.sim.keyring import Keyrings
 from wqfs.sim.keys import GC_DELAY_NS, NS_PER_S, Key, Keyring, Need, Quota
 from wqfs.sim.system import System
-from wqfs.watch import Watches
+from wqfs.watch import Watch, Watches
 
 ANN = Actor(1000, 1000, (50,))
 BOB = Actor(1001, 1001, (50,))
@@ -819,6 +820,72 @@ def test_commands_change_the_keys(system: System) -> None:
 def test_command_refused_says_which_word(system: System, line: str, number: int, word: int) -> None:
     system.keys.login(ANN)
     assert refused(number, post, system, line).word == word
+
+
+# -- what a watch reads (conformance/curated.json, key_* and watch_*, with ids that are ours)
+
+
+def watch(system: System, name: str, id_: int = 1) -> Watch:
+    """A sized strict queue that watches one key."""
+    queue = system.watches.make("", 0, 0, 0)
+    queue.queue.set_size(16)
+    target = system.keys.watch_target(ANN, name, 0)
+    system.watches.add(queue, target, id_, label=f"key {name}")
+    return queue
+
+
+def records(queue: Watch) -> list[tuple[int, int, int, bytes]]:
+    return [(r.type, r.subtype, r.info, r.body) for r in decode(queue.queue.read(4096) or b"")]
+
+
+@pytest.mark.parametrize(
+    ("line", "subtype", "aux"),
+    [
+        ("key update k y", 1, ""), ("key link j r", 2, "j"), ("key unlink inside r", 3, "inside"),
+        ("key clear r", 4, ""), ("key revoke k", 5, ""), ("key setperm k 0x3f3f3f3f", 7, ""),
+        ("key add user k y @s", 1, ""), ("key add user new y r", 2, "new"),
+        ("key move inside r @s", 3, "inside"),
+    ],
+)  # fmt: skip
+def test_watch_reads_one_record(line: str, subtype: int, aux: str) -> None:
+    system = System(Watches(strict=True), now_ns=0)
+    system.keys.login(ANN)
+    for making in (
+        "key newring r @s",
+        "key add user k x @s",
+        "key add user j x @s",
+        "key add user inside x r",
+    ):
+        post(system, making)
+    watched = "r" if "r" in line.split()[2:] else "k"
+    queue = watch(system, watched)
+    serials = {key.description: key.serial for key in system.keys.by_serial.values()}
+    post(system, line)
+    serials |= {key.description: key.serial for key in system.keys.by_serial.values()}
+    body = KEY_BODY.pack(serials[watched], serials[aux] if aux else 0)
+    assert records(queue) == [(1, subtype, 16 | 1 << 8, body)]
+
+
+def test_watch_on_an_invalidated_key_reads_removal_last() -> None:
+    system = System(Watches(strict=True), now_ns=0)
+    post(system, "key add user k x @s")
+    key = system.keys.watch_target(ANN, "k", 0)
+    queue = watch(system, "k")
+    post(system, "key invalidate k")
+    assert records(queue) == [
+        (1, 6, 16 | 1 << 8, KEY_BODY.pack(key.serial, 0)),
+        (0, 0, 16 | 1 << 8, REMOVAL_BODY.pack(key.serial)),
+    ]
+    assert queue.entries == ()
+
+
+def test_watch_on_a_refused_operation_reads_nothing() -> None:
+    system = System(Watches(strict=True), now_ns=0)
+    post(system, "key newring r @s")
+    post(system, "key add user k x @s")
+    queue = watch(system, "r")
+    refused(errno.ENOENT, post, system, "key unlink k r")
+    assert records(queue) == []
 
 
 # -- whatever is done

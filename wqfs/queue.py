@@ -18,7 +18,7 @@ import errno
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from select import POLLHUP, POLLIN
+from select import POLLERR, POLLHUP, POLLIN, POLLOUT
 
 from wqfs.abi.filters import Filter
 from wqfs.abi.records import LOSS
@@ -27,6 +27,8 @@ DEPTH_MAX = 512
 DEPTH_UNIT = 32  # notes in a page: 4096 bytes of 128 each
 POLLRDNORM = 0x040
 POLL_READABLE = POLLIN | POLLRDNORM
+POLL_WRITABLE = POLLOUT | 0x100  # POLLWRNORM
+UNSIZED_ROOM = 16  # a pipe's slots before it is sized (PIPE_DEF_BUFFERS)
 
 
 class BufferTooSmall(Exception):
@@ -73,6 +75,7 @@ class Queue:
         "filtered",
         "lost",
         "on_change",
+        "readers",
         "writers",
     )
 
@@ -91,6 +94,8 @@ class Queue:
         self.filtered = 0
         """Records that the filter kept out; counted by who posts (watch.py)."""
         self.lost = 0
+        self.readers = 0
+        """Read sides: the directory entry and descriptors open for reading; only poll asks."""
         self.writers = 0
         self.on_change: Callable[[Queue], object] | None = None
         """Called when a record was queued or the last write side went; None while nobody waits."""
@@ -221,6 +226,13 @@ class Queue:
         """The events of poll(2) on the read end: POLLIN | POLLRDNORM, POLLHUP."""
         mask = POLL_READABLE if self._ring else 0
         return mask if self.writers else mask | POLLHUP
+
+    def poll_write_end(self) -> int:
+        """The events of poll(2) on the write end, which takes no write: POLLOUT | POLLWRNORM while
+        a pipe of this depth would have room, POLLERR when no read side is left."""
+        room = self._capacity // DEPTH_UNIT or UNSIZED_ROOM
+        mask = POLL_WRITABLE if len(self._ring) < room else 0
+        return mask if self.readers else mask | POLLERR
 
     # -- looking
 

@@ -180,6 +180,7 @@ class Watches:
         self._last_number += 1
         queue = Queue(0 if self.strict else self.limits.depth)
         queue.hold()
+        queue.readers += 1
         watch = Watch(self._last_number, name, uid, gid, now_ns, queue)
         self.by_number[watch.number] = watch
         if name:
@@ -198,6 +199,7 @@ class Watches:
         if not self._owned[watch.uid]:
             del self._owned[watch.uid]
         watch.name = ""
+        watch.queue.readers -= 1
         watch.let_go()
         return watch
 

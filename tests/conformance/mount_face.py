@@ -5,7 +5,7 @@ live on, and the one for writing is the write end. `watch` is wqfs's ioctl with 
 the simulated keyring; `post` is a line written to `post`.
 
 Not compared, because a file cannot give it whatever the server does: FIONREAD, F_SETPIPE_SZ, a
-write of 0 bytes, splice into it, poll of the write end, an unknown ioctl whose number promises an
+write of 0 bytes, splice into it, an unknown ioctl whose number promises an
 argument, and everything on an ordinary pipe or on `fd`.
 """
 
@@ -85,7 +85,7 @@ class MountFace:
         op = step["op"]
         if step.get("q", "q") in self._plain or "fd" in step or op == "open_plain":
             return False
-        if op in ("fionread", "setpipe_sz", "splice_in") or (op == "poll" and step.get("end") == "write"):
+        if op in ("fionread", "setpipe_sz", "splice_in"):
             return False
         if op == "ioctl" and step["cmd"] >> 16 & 0x3FFF:
             return False  # FUSE's kernel side copies the argument that the number promises: EFAULT first

@@ -43,7 +43,7 @@ class QueueHandle(Handle):
     flags: the O_ flags of the open. A descriptor open for writing holds the write side.
     """
 
-    __slots__ = ("_context", "_queue", "_source", "_watch", "_writes")
+    __slots__ = ("_context", "_queue", "_reads", "_source", "_watch", "_writes")
     open_flags = STREAM_FLAGS
 
     def __init__(self, watch: Watch, source: Source, flags: int, context: QueueContext) -> None:
@@ -51,9 +51,13 @@ class QueueHandle(Handle):
         self._queue = watch.queue
         self._source = source
         self._context = context
-        self._writes = flags & os.O_ACCMODE != os.O_RDONLY
+        mode = flags & os.O_ACCMODE
+        self._writes = mode != os.O_RDONLY
+        self._reads = mode != os.O_WRONLY
         if self._writes:
             self._queue.hold()
+        if self._reads:
+            self._queue.readers += 1
 
     def read(self, offset: int, size: int, flags: int) -> bytes | int | None:
         try:
@@ -65,12 +69,14 @@ class QueueHandle(Handle):
         return -errno.EXDEV
 
     def poll(self) -> int:
-        return self._queue.poll()
+        return self._queue.poll() if self._reads else self._queue.poll_write_end()
 
     def source(self) -> Source:
         return self._source
 
     def release(self) -> None:
+        if self._reads:
+            self._queue.readers -= 1
         if self._writes:
             self._watch.let_go()
         self._context.released(self._watch)
