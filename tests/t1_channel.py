@@ -16,7 +16,7 @@ from wqfs.abi import fuse, ioctls
 from wqfs.abi import records as r
 from wqfs.fs import nodes
 from wqfs.fs.channel import Channel
-from wqfs.fs.channel_limits import MAX_WRITE
+from wqfs.fs.channel_limits import MAX_PAGES, MAX_WRITE
 from wqfs.fs.filesystem import Filesystem
 from wqfs.fs.handles.base import Handle
 from wqfs.fs.options import parse_options
@@ -209,7 +209,7 @@ def test_reply_to_init_has_sizes_that_fit_the_socket() -> None:
     reply = kernel.channel.answered(fuse.OUT_HEADER.pack(16 + len(body), 0, 8) + body)
     got = fuse.INIT_OUT.unpack_from(reply, 16)
     assert len(reply) == 16 + len(body)
-    assert (got[2], got[6], got[8]) == (MAX_WRITE, MAX_WRITE, MAX_WRITE // 4096)
+    assert (got[2], got[6], got[8]) == (MAX_WRITE, MAX_WRITE, MAX_PAGES)
 
 
 # -- any bytes

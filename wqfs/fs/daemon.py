@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import logging.handlers
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -21,6 +22,8 @@ from wqfs.fs.mounting import MountFailed, mount, unmount
 from wqfs.fs.options import CommandLine, UsageError, parse_command_line
 
 log = logging.getLogger(__name__)
+
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 EXIT_OK: Final = 0
 EXIT_USAGE: Final = 1
@@ -88,6 +91,8 @@ def _run(line: CommandLine, program: str, on_started: Callable[[], object] | Non
     """Mount and serve in this process until the mount ends."""
     _log_to(line, background=on_started is not None)
     mountpoint = os.path.realpath(line.mountpoint)
+    # Between the mount and the first look for signals nothing could unmount: they wait until then.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         fuse_fd = mount(mountpoint, line.options)
     except MountFailed as error:
@@ -98,7 +103,7 @@ def _run(line: CommandLine, program: str, on_started: Callable[[], object] | Non
         # Late, for these cost a quarter of a second that a usage error need not wait for.
         from wqfs.fs.session import serve
 
-        serve(mountpoint, fuse_fd, line.options, on_started or (lambda: _foreground_started(mountpoint)))
+        serve(mountpoint, fuse_fd, line.options, STOP_SIGNALS, on_started or (lambda: _foreground_started(mountpoint)))
     except Exception:
         log.exception("%s: the daemon ends on a fault of its own", mountpoint)
         unmount(mountpoint, lazy=True)

@@ -6,6 +6,7 @@ All state lives in one thread; nothing here waits. Time comes from `now_ns`.
 from __future__ import annotations
 
 import errno
+import os
 import stat
 import time
 from collections.abc import Callable
@@ -158,6 +159,8 @@ class Filesystem:
     def open(self, place: Place, watch: Watch | None, flags: int, caller: Caller) -> int:
         """The number of a new handle for `place`. Raises OpenRefused."""
         handle = self._handle_of_watch(place, watch, flags) if watch else self._handle(place, flags, caller)
+        if flags & os.O_TRUNC and isinstance(handle, LineHandle):
+            handle.truncated = True
         self._last_handle += 1
         self.channel.handles[self._last_handle] = handle
         return self._last_handle
@@ -213,13 +216,15 @@ class Filesystem:
                 released,
             )
         if place is nodes.FILTER:
-            return WholeTextHandle(
+            whole = WholeTextHandle(
                 "filter",
                 view,
                 lambda lines, caller: self.control.filter_lines(watch, lines),
                 self._lines,
                 released,
             )
+            whole.truncated = bool(flags & os.O_TRUNC)  # the kernel sends no SETATTR for `>`
+            return whole
         return TextHandle(view, released)
 
     def truncate(self, place: Place, watch: Watch | None, fh: int | None) -> None:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 from wqfs.fs.handles.base import Caller
+from wqfs.sim.errors import Refused
+from wqfs.sim.language import split
 
 log = logging.getLogger(__name__)
 
 KEPT: Final = 100
 _SHOWN: Final = 200
+# Controls, which a terminal would obey; line ends of any kind; bytes that are no UTF-8.
+_UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\udc80-\udcff]")
 
 
 class _Refusal(NamedTuple):
@@ -33,13 +38,13 @@ class _Refusal(NamedTuple):
         if self.number:
             place += f" line {self.number}"
         if self.word:
-            words = self.line.split()
+            words = _words(self.line)
             place += f" word {self.word}" + (f" {words[self.word - 1]!r}" if self.word <= len(words) else "")
         name = errno.errorcode.get(self.code, str(self.code))
         shown = f": {self.line[:_SHOWN]}" if self.line else ""
         moment = datetime.fromtimestamp(self.time_ns / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         uid, _, pid = self.caller
-        return f"{moment} uid={uid} pid={pid} {place}: {self.reason} [{name}]{shown}"
+        return f"{moment} uid={uid} pid={pid} " + _UNSAFE.sub(_octal, f"{place}: {self.reason} [{name}]{shown}")
 
 
 class Refusals:
@@ -75,3 +80,15 @@ class Refusals:
 
     def text(self) -> bytes:
         return "".join(refusal.text() + "\n" for refusal in self._kept).encode("utf-8", "backslashreplace")
+
+
+def _words(line: str) -> list[str]:
+    """The words as the command language counts them."""
+    try:
+        return split(line)
+    except Refused:
+        return line.split()
+
+
+def _octal(match: re.Match[str]) -> str:
+    return "".join(f"\\{byte:03o}" for byte in match[0].encode("utf-8", "surrogateescape"))

@@ -14,7 +14,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 import pyfuse3
@@ -52,10 +52,17 @@ def request_time_limit() -> int | None:
     return None if limit is None else max(limit, TIMEOUT_CHECK)
 
 
-def serve(mountpoint: str, fuse_fd: int, options: Options, on_started: Callable[[], object]) -> None:
+def serve(
+    mountpoint: str,
+    fuse_fd: int,
+    options: Options,
+    stop_signals: Collection[signal.Signals],
+    on_started: Callable[[], object],
+) -> None:
     """Serve the mount until it ends, then see that it is unmounted.
 
-    mountpoint: absolute, mounted, with fuse_fd as its descriptor of /dev/fuse; on_started: called
+    mountpoint: absolute, mounted, with fuse_fd as its descriptor of /dev/fuse; stop_signals: those
+    that end it, blocked by the caller, unblocked here once somebody listens; on_started: called
     once the kernel and the filesystem have greeted each other.
     """
     # What is made so far stays; what is made later has no cycles, so that looking for some can wait.
@@ -78,7 +85,7 @@ def serve(mountpoint: str, fuse_fd: int, options: Options, on_started: Callable[
         Names(filesystem), f"/dev/fd/{theirs.detach()}", {"allow_root"} if options.allow_root else set()
     )
     try:
-        session = _Session(mountpoint, filesystem, device, limit)
+        session = _Session(mountpoint, filesystem, device, limit, stop_signals)
         device.run(lambda: _tasks(session))
     finally:
         ours.close()
@@ -92,11 +99,19 @@ def serve(mountpoint: str, fuse_fd: int, options: Options, on_started: Callable[
 class _Session:
     """What the tasks of one mount share."""
 
-    def __init__(self, mountpoint: str, filesystem: Filesystem, device: Device, limit: int | None) -> None:
+    def __init__(
+        self,
+        mountpoint: str,
+        filesystem: Filesystem,
+        device: Device,
+        limit: int | None,
+        stop_signals: Collection[signal.Signals],
+    ) -> None:
         self.mountpoint = mountpoint
         self.filesystem = filesystem
         self.device = device
         self.limit = limit
+        self.stop_signals = stop_signals
 
 
 async def _tasks(session: _Session) -> None:
@@ -118,7 +133,8 @@ async def _names() -> None:
 
 
 async def _stop_on_signal(session: _Session, scope: trio.CancelScope) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+    with trio.open_signal_receiver(*session.stop_signals) as signals:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, session.stop_signals)
         async for number in signals:
             log.info("%s: stopping on %s", session.mountpoint, signal.Signals(number).name)
             break
