@@ -773,6 +773,12 @@ def test_filter_written_again_is_replaced(watch: Path) -> None:
     assert (watch / "filter").read_text() == "sb error\n"
 
 
+def test_filter_replaced_by_a_wrong_one_in_the_shell_stays(watch: Path) -> None:
+    (watch / "filter").write_text("key updated\n")
+    assert sh('echo bogus > "$1"', watch / "filter").returncode == 1
+    assert (watch / "filter").read_text() == "key updated\n"
+
+
 def test_filter_truncated_and_written_never_opens_in_between(shared: Mount, watch: Path, sight: Sight) -> None:
     (watch / "filter").write_text("key updated\n")
     fd = os.open(watch / "filter", os.O_WRONLY | os.O_TRUNC)

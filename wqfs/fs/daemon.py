@@ -103,7 +103,13 @@ def _run(line: CommandLine, program: str, on_started: Callable[[], object] | Non
         # Late, for these cost a quarter of a second that a usage error need not wait for.
         from wqfs.fs.session import serve
 
-        serve(mountpoint, fuse_fd, line.options, STOP_SIGNALS, on_started or (lambda: _foreground_started(mountpoint)))
+        serve(
+            mountpoint,
+            fuse_fd,
+            line.options,
+            STOP_SIGNALS,
+            on_started or (lambda: _foreground_started(mountpoint)),
+        )
     except Exception:
         log.exception("%s: the daemon ends on a fault of its own", mountpoint)
         unmount(mountpoint, lazy=True)

@@ -159,8 +159,6 @@ class Filesystem:
     def open(self, place: Place, watch: Watch | None, flags: int, caller: Caller) -> int:
         """The number of a new handle for `place`. Raises OpenRefused."""
         handle = self._handle_of_watch(place, watch, flags) if watch else self._handle(place, flags, caller)
-        if flags & os.O_TRUNC and isinstance(handle, LineHandle):
-            handle.truncated = True
         self._last_handle += 1
         self.channel.handles[self._last_handle] = handle
         return self._last_handle
