@@ -83,9 +83,7 @@ class Peer(pyfuse3.Operations):
     async def getattr(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         return self.attributes(inode)
 
-    async def open(
-        self, inode: pyfuse3.InodeT, flags: pyfuse3.FlagT, ctx: pyfuse3.RequestContext
-    ) -> pyfuse3.FileInfo:
+    async def open(self, inode: pyfuse3.InodeT, flags: pyfuse3.FlagT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         handle = inode * 2 + bool(flags & os.O_NONBLOCK)
         return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(handle), direct_io=True, nonseekable=True)
 

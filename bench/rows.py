@@ -78,9 +78,7 @@ PROBES: dict[str, tuple[Probe, ...]] = {
         Probe("wake", 1000, (("median_ns", "wake"), ("p99_ns", "wake_p99"))),
         Probe("wake_text", 1000, (("median_ns", "wake_text"), ("p99_ns", "wake_text_p99")), FUSE),
     ),
-    "throughput": (
-        Probe("throughput", 300, (("median_ns", "throughput"), ("reads_per_block", "reads_per_block"))),
-    ),
+    "throughput": (Probe("throughput", 300, (("median_ns", "throughput"), ("reads_per_block", "reads_per_block"))),),
     "commands": (
         Probe("post_block", 20, (("median_ns", "post_block"),), FUSE),
         Probe("post_line", 30, (("median_ns", "post_line"),), FUSE),

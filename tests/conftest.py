@@ -74,9 +74,7 @@ class Mount:
 
     def status(self, folder: Path) -> dict[str, int]:
         """The numbers of a watch's `status`."""
-        return {
-            name: int(value) for name, value in map(str.split, (folder / "status").read_text().splitlines())
-        }
+        return {name: int(value) for name, value in map(str.split, (folder / "status").read_text().splitlines())}
 
     def wait_for_readers(self, folder: Path, count: int = 1) -> None:
         """Wait until `count` reads wait on the watch's queue."""

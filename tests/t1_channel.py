@@ -43,7 +43,15 @@ class Kernel:
         fs, watch = self.filesystem, self.watch
         self.queue = fs.open(nodes.QUEUE, watch, os.O_RDONLY, ROOT)
         self.post = fs.open(nodes.POST, None, os.O_WRONLY, ROOT)
-        for place in (nodes.QUEUE, nodes.EVENTS, nodes.LOG, nodes.OBJECTS, nodes.FILTER, nodes.DEPTH, nodes.STATUS):
+        for place in (
+            nodes.QUEUE,
+            nodes.EVENTS,
+            nodes.LOG,
+            nodes.OBJECTS,
+            nodes.FILTER,
+            nodes.DEPTH,
+            nodes.STATUS,
+        ):
             fs.open(place, watch, os.O_RDWR, ROOT)
         for place in (nodes.ROOT_QUEUE, nodes.RECORDS, nodes.MOUNTINFO, nodes.SNAPSHOT, nodes.ERRORS):
             fs.open(place, None, os.O_RDWR, ROOT)
@@ -217,8 +225,8 @@ def test_reply_to_init_has_sizes_that_fit_the_socket() -> None:
 
 FILTER_HEAD = struct.pack("=II", 1, 0)
 LINES = st.sampled_from(
-    [b"mount /dev/sda1 /mnt\n", b"umount /mnt\n", b"key add user a b @s\n", b"nonsense\n", b"half a li", b"\n" * 5,
-     b"-devices", b"devices id=3\n", b"sb / id=2\n", b"64\n", b"key * id=3\n", b"nothing\n"]
+    [b"mount /dev/sda1 /mnt\n", b"umount /mnt\n", b"key add user a b @s\n", b"nonsense\n", b"half a li",
+     b"\n" * 5, b"-devices", b"devices id=3\n", b"sb / id=2\n", b"64\n", b"key * id=3\n", b"nothing\n"]
 )  # fmt: skip
 COMMANDS = st.sampled_from(
     [

@@ -47,8 +47,9 @@ def test_replay_counts_a_wrong_answer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", '[{"name": "x", "steps": [{"op": "fly", "want": 0}]}]', '[{"name": "x", "steps": [{"op": "open"}]}]']
-)  # fmt: skip
+    "text",
+    ["", "{}", '[{"name": "x", "steps": [{"op": "fly", "want": 0}]}]', '[{"name": "x", "steps": [{"op": "open"}]}]'],
+)
 def test_replay_of_what_it_does_not_understand_exits_2(tmp_path: Path, text: str) -> None:
     (tmp_path / "bad.json").write_text(text)
     done = replay(str(tmp_path / "bad.json"))

@@ -92,7 +92,13 @@ def test_filter_of_any_bytes_is_a_filter_or_malformed(data: bytes) -> None:
 # -- what passes
 
 
-@given(st.lists(KNOWN, max_size=4), st.integers(0, 6), st.integers(0, 255), st.integers(0, 255), st.integers(0, 7))
+@given(
+    st.lists(KNOWN, max_size=4),
+    st.integers(0, 6),
+    st.integers(0, 255),
+    st.integers(0, 255),
+    st.integers(0, 7),
+)
 def test_filter_passes_what_any_rule_lets(
     given_rules: list[Rule], type_: int, subtype: int, id_: int, flags: int
 ) -> None:

@@ -132,9 +132,7 @@ def test_newring_of_a_name_there_replaces_it(keys: Service) -> None:
         ("user", "d", b"x", "@g", errno.EINVAL),
     ],
 )
-def test_add_refused(
-    keys: Service, type_: str, description: str, payload: bytes, ring: int | str, number: int
-) -> None:
+def test_add_refused(keys: Service, type_: str, description: str, payload: bytes, ring: int | str, number: int) -> None:
     refused(number, keys.add, ANN, type_, description, payload, ring, 0)
     assert keys.news() == []
 
@@ -143,9 +141,7 @@ def test_add_into_a_user_key_is_enotdir(keys: Service) -> None:
     refused(errno.ENOTDIR, keys.user, "other", keys.user().serial)
 
 
-@pytest.mark.parametrize(
-    ("type_", "perm"), [("user", 0x3F010000), ("logon", 0x3D010000), ("big_key", 0x3F010000)]
-)
+@pytest.mark.parametrize(("type_", "perm"), [("user", 0x3F010000), ("logon", 0x3D010000), ("big_key", 0x3F010000)])
 def test_add_default_permissions(keys: Service, type_: str, perm: int) -> None:
     assert keys.add(ANN, type_, "a:b", b"x", "@s", 0).perm == perm
 

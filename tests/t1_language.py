@@ -143,18 +143,14 @@ def test_command_usage_begins_with_its_words(command: Command) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command.words))
-@given(
-    arguments=st.lists(st.one_of(st.sampled_from(["/", "-", "--", "-o", "@s", "0", "EIO"]), TEXT), max_size=4)
-)
+@given(arguments=st.lists(st.one_of(st.sampled_from(["/", "-", "--", "-o", "@s", "0", "EIO"]), TEXT), max_size=4))
 def test_command_with_any_arguments_runs_or_is_refused(command: Command, arguments: list[str]) -> None:
     system = System(Watches(), now_ns=0)
     line = shlex.join([*command.words, *arguments])
     try:
         system.run(line, Actor(1000, 1000), 1)
     except Refused as refused:
-        assert (
-            refused.errno and 0 <= refused.word <= len(command.words) + len(arguments) + 1
-        )  # one is missing
+        assert refused.errno and 0 <= refused.word <= len(command.words) + len(arguments) + 1  # one is missing
 
 
 def test_run_of_an_empty_line_changes_nothing() -> None:
@@ -200,9 +196,7 @@ VALUED = {"-t": "type", "--types": "type"}
         (["--lazy", "--", "-l"], [("lazy", "", 2)], [("-l", 4)]),
     ],
 )
-def test_parse_options(
-    words: list[str], options: list[tuple[str, str, int]], rest: list[tuple[str, int]]
-) -> None:
+def test_parse_options(words: list[str], options: list[tuple[str, str, int]], rest: list[tuple[str, int]]) -> None:
     assert parse(words, 2, FLAGS, VALUED) == (options, rest)
 
 

@@ -69,8 +69,7 @@ def told(watch: Watch) -> list[r.Record]:
 def brief(watch: Watch) -> list[tuple[int, str, int]]:
     """The same as (watch ID, event, flags)."""
     return [
-        (x.watch_id, r.SUBTYPES[x.type](x.subtype).name.lower(), x.info & r.WATCH_INFO_TYPE_INFO)
-        for x in told(watch)
+        (x.watch_id, r.SUBTYPES[x.type](x.subtype).name.lower(), x.info & r.WATCH_INFO_TYPE_INFO) for x in told(watch)
     ]
 
 
@@ -474,9 +473,7 @@ def test_remount_turns_the_superblock_then_the_mount() -> None:
 
 
 def test_remount_keeps_what_it_does_not_name() -> None:
-    system = make_system(
-        "mount -t tmpfs -o nosuid,noatime,size=1m none /a", "mount -o remount,size=2m,mode=755 /a"
-    )
+    system = make_system("mount -t tmpfs -o nosuid,noatime,size=1m none /a", "mount -o remount,size=2m,mode=755 /a")
     mount = at(system, "/a")
     assert mount.attr == at(make_system("mount -t tmpfs -o nosuid,noatime none /a"), "/a").attr
     assert mount.sb.option_text == "rw,size=2m,mode=755"

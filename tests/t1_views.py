@@ -193,9 +193,7 @@ def test_snapshot_has_everything_and_the_number_of_the_last_event() -> None:
 
 def test_snapshot_keeps_keys_from_who_may_not_view_them() -> None:
     system = make_system("key add user secret x @u")
-    described = [
-        key["description"] for key in json.loads(views.snapshot(system, Actor(1000, 1000), 0))["keys"]
-    ]
+    described = [key["description"] for key in json.loads(views.snapshot(system, Actor(1000, 1000), 0))["keys"]]
     assert "secret" not in described
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import LIMIT, Mount
+from tests.conftest import LIMIT, Mount, wait_until
 from wqfs.abi import ioctls
 from wqfs.abi import records as r
 
@@ -81,10 +81,10 @@ def post(shared: Mount) -> Iterator[int]:
     os.close(fd)
 
 
-def refused(call: Callable[[], object]) -> int:
+def refused(call: Callable[..., object], *arguments: object) -> int:
     """The errno of a call that must fail."""
     with pytest.raises(OSError) as caught:
-        call()
+        call(*arguments)
     return caught.value.errno or 0
 
 
@@ -119,9 +119,7 @@ def refusals_total(mount: Mount) -> int:
 
 
 def sh(script: str, *arguments: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["bash", "-c", script, "bash", *arguments], capture_output=True, text=True, timeout=LIMIT
-    )
+    return subprocess.run(["bash", "-c", script, "bash", *arguments], capture_output=True, text=True, timeout=LIMIT)
 
 
 def read_queue(folder: Path) -> bytes:
@@ -156,11 +154,9 @@ def test_post_several_lines_in_one_write_all_happen(shared: Mount, sight: Sight)
     assert sight.names() == ["new_mount", "error", "unmount"]
 
 
-def test_post_wrong_line_is_einval_and_errors_says_line_word_and_what_was_expected(
-    shared: Mount, sight: Sight
-) -> None:
+def test_post_wrong_line_is_einval_and_errors_says_line_word_and_what_was_expected(shared: Mount, sight: Sight) -> None:
     data = b"sb error / EIO\nsb explode /\nsb error / EIO\n"
-    assert refused(lambda: write_once(shared.path / "post", data)) == errno.EINVAL
+    assert refused(write_once, shared.path / "post", data) == errno.EINVAL
     assert sight.names() == ["error"], "the line before it has happened, the one after it has not"
     said = last_error(shared)
     assert said.startswith("post line 2 word 2 'explode': expected ")
@@ -182,7 +178,7 @@ def test_post_wrong_line_is_einval_and_errors_says_line_word_and_what_was_expect
     ],
 )
 def test_post_wrong_word_is_named_by_its_number(shared: Mount, line: str, word: int, expected: str) -> None:
-    assert refused(lambda: shared.post(line)) == errno.EINVAL
+    assert refused(shared.post, line) == errno.EINVAL
     said = last_error(shared)
     assert re.match(rf"post line 1 word {word}\b", said), said
     assert expected in said
@@ -191,17 +187,17 @@ def test_post_wrong_word_is_named_by_its_number(shared: Mount, line: str, word: 
 
 def test_post_counts_lines_from_the_open(shared: Mount, post: int) -> None:
     os.write(post, b"\n# one\n")
-    assert refused(lambda: os.write(post, b"\nbogus\n")) == errno.EINVAL
+    assert refused(os.write, post, b"\nbogus\n") == errno.EINVAL
     assert last_error(shared).startswith("post line 4 word 1")
 
 
 def test_post_wrong_word_in_quotes_is_one_word(shared: Mount) -> None:
-    assert refused(lambda: shared.post("mount -t tmpfs 'a b' /quoted 'c d'")) == errno.EINVAL
+    assert refused(shared.post, "mount -t tmpfs 'a b' /quoted 'c d'") == errno.EINVAL
     assert last_error(shared).startswith("post line 1 word 4 'a b': ")
 
 
 def test_post_goes_on_after_a_refused_line(sight: Sight, post: int) -> None:
-    assert refused(lambda: os.write(post, b"bogus\n")) == errno.EINVAL
+    assert refused(os.write, post, b"bogus\n") == errno.EINVAL
     os.write(post, b"sb error / EIO\n")
     assert sight.names() == ["error"]
 
@@ -213,7 +209,7 @@ def test_post_without_final_newline_runs_at_the_close(shared: Mount, sight: Sigh
         assert sight.names() == []
     finally:
         os.close(fd)
-    wait_for(lambda: sight.names() == ["error"], sight)
+    wait_for(lambda: sight.names() == ["error"])
 
 
 def test_post_wrong_line_without_newline_is_only_in_errors(shared: Mount) -> None:
@@ -223,10 +219,8 @@ def test_post_wrong_line_without_newline_is_only_in_errors(shared: Mount) -> Non
     assert last_error(shared).startswith("post line 1 word 1 'bogus': expected ")
 
 
-def wait_for(condition: Callable[[], bool], _: object = None) -> None:
+def wait_for(condition: Callable[[], bool]) -> None:
     """A close does not wait for the server (RELEASE is sent in the background)."""
-    from tests.conftest import wait_until
-
     wait_until(condition, "what the close brings about")
 
 
@@ -263,7 +257,12 @@ def test_post_writev_is_one_write(sight: Sight, post: int) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"sb error / EIO\r\n", b"  sb\terror  /   EIO  \n", b"sb error / EIO # why\n", b'sb "error" \'/\' E\\IO\n'],
+    [
+        b"sb error / EIO\r\n",
+        b"  sb\terror  /   EIO  \n",
+        b"sb error / EIO # why\n",
+        b"sb \"error\" '/' E\\IO\n",
+    ],
     ids=["crlf", "blanks", "comment-behind", "quotes"],
 )
 def test_post_line_in_another_dress_is_the_same(shared: Mount, sight: Sight, data: bytes) -> None:
@@ -324,7 +323,7 @@ def test_post_line_of_the_longest_length_is_taken(sight: Sight, post: int) -> No
 @pytest.mark.parametrize("end", [b"\n", b""], ids=["with-newline", "without"])
 def test_post_line_too_long_is_einval(shared: Mount, sight: Sight, post: int, end: bytes) -> None:
     line = b"sb error / EIO #".ljust(MAX_LINE + 1, b"x")
-    assert refused(lambda: os.write(post, line + end)) == errno.EINVAL
+    assert refused(os.write, post, line + end) == errno.EINVAL
     assert sight.names() == []
     assert last_error(shared) == f"post line 1: expected a line of at most {MAX_LINE} bytes, not 4097 [EINVAL]"
 
@@ -332,13 +331,13 @@ def test_post_line_too_long_is_einval(shared: Mount, sight: Sight, post: int, en
 def test_post_line_grown_too_long_over_writes_is_einval(shared: Mount, post: int) -> None:
     for _ in range(4):
         os.write(post, b"#" + b"x" * 1023)
-    assert refused(lambda: os.write(post, b"x")) == errno.EINVAL
+    assert refused(os.write, post, b"x") == errno.EINVAL
 
 
 def test_post_line_length_is_max_lines(mount_with: Callable[[str], Mount]) -> None:
     mount = mount_with("max_line=64")
     mount.post("#" + "x" * 63)
-    assert refused(lambda: mount.post("#" + "x" * 64)) == errno.EINVAL
+    assert refused(mount.post, "#" + "x" * 64) == errno.EINVAL
 
 
 # -- post: bytes
@@ -364,7 +363,7 @@ def test_post_octal_escapes_are_bytes_as_in_fstab(shared: Mount, sight: Sight) -
 
 
 def test_post_nul_byte_is_einval(shared: Mount, sight: Sight, post: int) -> None:
-    assert refused(lambda: os.write(post, b"mount none /nul\0byte -t tmpfs\n")) == errno.EINVAL
+    assert refused(os.write, post, b"mount none /nul\0byte -t tmpfs\n") == errno.EINVAL
     assert sight.names() == []
     said = last_error(shared)
     assert said.startswith("post line 1 word 3")
@@ -373,7 +372,7 @@ def test_post_nul_byte_is_einval(shared: Mount, sight: Sight, post: int) -> None
 
 
 def test_post_wrong_bytes_that_are_no_utf8_are_shown_escaped(shared: Mount, post: int) -> None:
-    assert refused(lambda: os.write(post, b"\xff\xfe\n")) == errno.EINVAL
+    assert refused(os.write, post, b"\xff\xfe\n") == errno.EINVAL
     raw = (shared.path / "errors").read_bytes()
     assert raw.isascii()
     assert r"expected a command" in last_error(shared)
@@ -381,7 +380,7 @@ def test_post_wrong_bytes_that_are_no_utf8_are_shown_escaped(shared: Mount, post
 
 def test_post_wrong_line_with_controls_stays_one_line_of_errors(shared: Mount, post: int) -> None:
     before = len((shared.path / "errors").read_bytes().split(b"\n"))
-    assert refused(lambda: os.write(post, b"bogus\r\x1b[2J\x0b\x0c\n")) == errno.EINVAL
+    assert refused(os.write, post, b"bogus\r\x1b[2J\x0b\x0c\n") == errno.EINVAL
     raw = (shared.path / "errors").read_bytes()
     assert len(raw.split(b"\n")) in (before, before + 1)  # the oldest is dropped at 100
     assert len(raw.decode().splitlines()) == raw.count(b"\n"), "no control character of the line is in it"
@@ -394,7 +393,7 @@ def test_post_wrong_line_with_controls_stays_one_line_of_errors(shared: Mount, p
 def test_post_umount_of_a_busy_mount_is_ebusy(shared: Mount, sight: Sight) -> None:
     shared.post("mount none /busy -t tmpfs", "mount none /busy/below -t tmpfs")
     sight.lines()
-    assert refused(lambda: shared.post("umount /busy")) == errno.EBUSY
+    assert refused(shared.post, "umount /busy") == errno.EBUSY
     assert sight.lines() == []
     said = last_error(shared)
     assert said.startswith("post line 1 word 2 '/busy': ")
@@ -402,22 +401,22 @@ def test_post_umount_of_a_busy_mount_is_ebusy(shared: Mount, sight: Sight) -> No
 
 
 def test_post_umount_of_what_is_not_mounted_is_einval(shared: Mount) -> None:
-    assert refused(lambda: shared.post("umount /not/mounted")) == errno.EINVAL
+    assert refused(shared.post, "umount /not/mounted") == errno.EINVAL
 
 
 def test_post_update_of_a_missing_key_is_enokey(shared: Mount) -> None:
-    assert refused(lambda: shared.post("key update nosuch blue")) == errno.ENOKEY
+    assert refused(shared.post, "key update nosuch blue") == errno.ENOKEY
     assert last_error(shared).startswith("post line 1 word 3 'nosuch': ")
 
 
 def test_post_update_of_a_revoked_key_is_ekeyrevoked(shared: Mount) -> None:
     shared.post("key add user withdrawn x @s", "key revoke withdrawn")
-    assert refused(lambda: shared.post("key update %user:withdrawn y")) == errno.EKEYREVOKED
+    assert refused(shared.post, "key update %user:withdrawn y") == errno.EKEYREVOKED
 
 
 def test_post_state_error_ends_the_write_after_the_lines_before(shared: Mount, sight: Sight, post: int) -> None:
     data = LINE + b"key update nosuch x\n" + LINE
-    assert refused(lambda: os.write(post, data)) == errno.ENOKEY
+    assert refused(os.write, post, data) == errno.ENOKEY
     assert sight.names() == ["error"]
     assert last_error(shared).startswith("post line 2 word 3")
 
@@ -456,7 +455,7 @@ def test_post_truncated_by_the_shell_does_nothing(shared: Mount, sight: Sight) -
         'printf "sb error / EIO\\nsb error / EIO\\n" | tee "$1" > /dev/null',
         'printf "sb error / EIO\\nsb error / EIO\\n" | dd of="$1" bs=1 status=none',
         'printf "sb error / EIO\\nsb error / EIO\\n" | cat > "$1"',
-        'cat > "$1" <<< $\'sb error / EIO\\nsb error / EIO\'',
+        "cat > \"$1\" <<< $'sb error / EIO\\nsb error / EIO'",
         '{ echo sb error / EIO; echo sb error / EIO; } > "$1"',
         'printf "sb error / EIO\\nsb error / EIO\\n" > "$2"; cp --no-preserve=all "$2" "$1"',
     ],
@@ -470,7 +469,7 @@ def test_post_takes_lines_from_tools(shared: Mount, sight: Sight, tmp_path: Path
 
 def test_errors_keeps_the_last_hundred(shared: Mount) -> None:
     for number in range(101):
-        assert refused(lambda number=number: shared.post(f"bogus{number}")) == errno.EINVAL  # type: ignore[misc]
+        assert refused(shared.post, f"bogus{number}") == errno.EINVAL
     lines = (shared.path / "errors").read_text().splitlines()
     assert len(lines) == 100
     assert lines[0].endswith("bogus1")
@@ -499,7 +498,8 @@ def test_records_keep_id_and_type_in_events(shared: Mount, sight: Sight) -> None
     write_once(shared.path / "sim" / "records", b"".join(RAW))
     got = [(line["type"], line["event"], line["id"]) for line in sight.lines()]
     assert got == [
-        ("mount", "unmount", 9), (77, 200, 0), (0xFFFFFF, 255, 255), ("meta", "loss", 0), ("meta", "removal", 3)
+        ("mount", "unmount", 9), (77, 200, 0), (0xFFFFFF, 255, 255), ("meta", "loss", 0),
+        ("meta", "removal", 3),
     ]  # fmt: skip
 
 
@@ -513,11 +513,9 @@ def test_records_keep_id_and_type_in_events(shared: Mount, sight: Sight) -> None
     ],
     ids=["length-7", "length-0", "beyond-the-end", "header-cut"],
 )
-def test_records_malformed_are_einval_and_none_is_delivered(
-    shared: Mount, watch: Path, bad: bytes, said: str
-) -> None:
+def test_records_malformed_are_einval_and_none_is_delivered(shared: Mount, watch: Path, bad: bytes, said: str) -> None:
     data = RAW[0] + RAW[1] + bad
-    assert refused(lambda: write_once(shared.path / "sim" / "records", data)) == errno.EINVAL
+    assert refused(write_once, shared.path / "sim" / "records", data) == errno.EINVAL
     assert read_queue(watch) == b""
     assert last_error(shared) == f"sim/records: at byte {len(RAW[0]) + len(RAW[1])}: {said} [EINVAL]"
 
@@ -525,7 +523,7 @@ def test_records_malformed_are_einval_and_none_is_delivered(
 def test_records_split_over_two_writes_are_einval(shared: Mount, watch: Path) -> None:
     fd = os.open(shared.path / "sim" / "records", os.O_WRONLY)
     try:
-        assert refused(lambda: os.write(fd, RAW[0][:12])) == errno.EINVAL
+        assert refused(os.write, fd, RAW[0][:12]) == errno.EINVAL
         assert os.write(fd, RAW[0]) == len(RAW[0])
     finally:
         os.close(fd)
@@ -548,6 +546,13 @@ def test_records_of_300_kib_are_all_delivered(shared: Mount, watch: Path, record
     assert events_total(shared) == before + count
     assert shared.status(watch)["posted"] == count
     assert read_queue(watch)[: len(record)] == record
+
+
+def test_records_malformed_at_the_end_of_a_whole_piece_are_einval(shared: Mount, watch: Path) -> None:
+    data = r.encode(1, 1, bytes(8)) * (PIECE // 16 - 1) + struct.pack("=II", 1, 7) + bytes(8)
+    before = events_total(shared)
+    assert refused(write_once, shared.path / "sim" / "records", data) == errno.EINVAL
+    assert events_total(shared) == before
 
 
 def test_records_with_a_later_piece_malformed_return_the_count_taken(shared: Mount, watch: Path) -> None:
@@ -613,7 +618,7 @@ def test_objects_wrong_line_is_refused_with_the_reason(
     shared: Mount, watch: Path, line: str, number: int, word: int, said: str
 ) -> None:
     (watch / "objects").write_text("sb / id=7\n")
-    assert refused(lambda: write_once(watch / "objects", line.encode() + b"\n")) == number
+    assert refused(write_once, watch / "objects", line.encode() + b"\n") == number
     error = last_error(shared)
     assert re.match(rf"objects line 1 word {word}\b", error), error
     assert said in error
@@ -622,7 +627,7 @@ def test_objects_wrong_line_is_refused_with_the_reason(
 
 
 def test_objects_lines_before_a_wrong_one_count_and_none_after(watch: Path) -> None:
-    assert refused(lambda: write_once(watch / "objects", b"mount /\nbogus\ndevices\n")) == errno.EINVAL
+    assert refused(write_once, watch / "objects", b"mount /\nbogus\ndevices\n") == errno.EINVAL
     assert (watch / "objects").read_text() == "mount / id=0\n"
 
 
@@ -641,7 +646,7 @@ def test_objects_beyond_max_objects_are_edquot(mount_with: Callable[[str], Mount
     mount = mount_with("max_objects=2")
     objects = mount.watch() / "objects"
     objects.write_text("mount /\nsb /\n")
-    assert refused(lambda: write_once(objects, b"devices\n")) == errno.EDQUOT
+    assert refused(write_once, objects, b"devices\n") == errno.EDQUOT
 
 
 def test_objects_of_a_mount_that_goes_are_gone(shared: Mount, watch: Path, sight: Sight) -> None:
@@ -667,9 +672,7 @@ def test_watch_without_objects_sees_everything_with_id_0(shared: Mount, watch: P
     assert {line["id"] for line in lines} == {0}
 
 
-def test_watch_with_its_first_object_sees_that_alone_and_no_removal(
-    shared: Mount, watch: Path, sight: Sight
-) -> None:
+def test_watch_with_its_first_object_sees_that_alone_and_no_removal(shared: Mount, watch: Path, sight: Sight) -> None:
     (watch / "objects").write_text("devices id=3\n")
     assert sight.lines() == []
     shared.post("sb error / EIO", "device error /dev/sda io")
@@ -684,7 +687,7 @@ def test_watch_after_its_last_object_sees_nothing(shared: Mount, watch: Path, si
 
 
 def test_watch_with_an_object_refused_still_sees_everything(shared: Mount, watch: Path, sight: Sight) -> None:
-    assert refused(lambda: write_once(watch / "objects", b"key nosuch\n")) == errno.ENOKEY
+    assert refused(write_once, watch / "objects", b"key nosuch\n") == errno.ENOKEY
     shared.post("sb error / EIO")
     assert sight.names() == ["error"]
 
@@ -741,7 +744,7 @@ def test_filter_wrong_is_einval_and_the_old_one_stays(
     shared: Mount, watch: Path, text: str, line: int, word: int
 ) -> None:
     (watch / "filter").write_text("sb error\n")
-    assert refused(lambda: write_once(watch / "filter", text.encode())) == errno.EINVAL
+    assert refused(write_once, watch / "filter", text.encode()) == errno.EINVAL
     where = f"filter line {line}" + (f" word {word} " if word else ": expected")
     assert last_error(shared).startswith(where), last_error(shared)
     assert (watch / "filter").read_text() == "sb error\n"
@@ -805,14 +808,14 @@ def test_depth_written_is_rounded_as_the_kernel_rounds(watch: Path, asked: str, 
 
 def test_depth_written_twice_is_ebusy(shared: Mount, watch: Path) -> None:
     (watch / "depth").write_text("32\n")
-    assert refused(lambda: write_once(watch / "depth", b"64\n")) == errno.EBUSY
+    assert refused(write_once, watch / "depth", b"64\n") == errno.EBUSY
     assert last_error(shared).startswith("depth line 1")
     assert (watch / "depth").read_text() == "32\n"
 
 
 @pytest.mark.parametrize("text", ["0", "513", "-1", "x", "1e2", "0x20", "1 2", "99999999999999999999", "٣"])
 def test_depth_outside_is_einval_and_does_not_count(shared: Mount, watch: Path, text: str) -> None:
-    assert refused(lambda: write_once(watch / "depth", text.encode() + b"\n")) == errno.EINVAL
+    assert refused(write_once, watch / "depth", text.encode() + b"\n") == errno.EINVAL
     assert "1..512" in last_error(shared)
     (watch / "depth").write_text("64\n")
 
@@ -849,7 +852,7 @@ def test_default_depth_then_set_size_succeeds_once_and_keeps_what_is_queued(shar
     shared.post(*["sb error / EIO"] * 40)
     (watch / "depth").write_text("32\n")
     assert shared.status(watch)["queued"] == 40
-    assert refused(lambda: write_once(watch / "depth", b"64\n")) == errno.EBUSY
+    assert refused(write_once, watch / "depth", b"64\n") == errno.EBUSY
     assert len(list(r.decode(read_queue(watch)))) == 40
 
 

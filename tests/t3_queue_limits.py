@@ -59,10 +59,7 @@ def test_readers_waiting_by_the_hundred_on_one_descriptor_get_a_record_each(moun
 def test_readers_waiting_by_the_hundred_all_find_end_of_file(mount: Mount) -> None:
     watch = mount.watch()
     with ExitStack() as stack:
-        cats = [
-            stack.enter_context(running("cat", watch / "queue", stdout=subprocess.DEVNULL))
-            for _ in range(WAITERS)
-        ]
+        cats = [stack.enter_context(running("cat", watch / "queue", stdout=subprocess.DEVNULL)) for _ in range(WAITERS)]
         mount.wait_for_readers(watch, WAITERS)
         watch.rmdir()
         assert {cat.wait(LIMIT) for cat in cats} == {0}

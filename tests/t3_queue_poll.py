@@ -250,8 +250,7 @@ HOW = ["select", "poll", "epoll", "edge"]
 def test_pollers_in_several_processes_on_one_open_file_all_wake(mount: Mount) -> None:
     with opened(mount.watch() / "queue") as fd, ExitStack() as stack:
         pollers = [
-            stack.enter_context(running(sys.executable, "-SIc", POLLER, how, str(fd), pass_fds=[fd]))
-            for how in HOW
+            stack.enter_context(running(sys.executable, "-SIc", POLLER, how, str(fd), pass_fds=[fd])) for how in HOW
         ]
         wait_until(lambda: all(map(waits_in_poll, pollers)), "all processes to poll")
         deliver(mount, record(1))
@@ -262,8 +261,7 @@ def test_pollers_in_several_processes_with_opens_of_their_own_all_wake(mount: Mo
     watch = mount.watch()
     with ExitStack() as stack:
         pollers = [
-            stack.enter_context(running(sys.executable, "-SIc", POLLER, how, str(watch / "queue")))
-            for how in HOW
+            stack.enter_context(running(sys.executable, "-SIc", POLLER, how, str(watch / "queue"))) for how in HOW
         ]
         mount.wait_for_pollers(watch, len(pollers))
         deliver(mount, record(1))
@@ -339,8 +337,7 @@ def test_pollers_in_several_processes_all_wake_at_the_rmdir(mount: Mount) -> Non
     watch = mount.watch()
     with ExitStack() as stack:
         pollers = [
-            stack.enter_context(running(sys.executable, "-SIc", POLLER, how, str(watch / "queue")))
-            for how in HOW
+            stack.enter_context(running(sys.executable, "-SIc", POLLER, how, str(watch / "queue"))) for how in HOW
         ]
         mount.wait_for_pollers(watch, len(pollers))
         watch.rmdir()

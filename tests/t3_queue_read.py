@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import os
 import pty
 import select
@@ -132,6 +133,30 @@ def waiting_readers(mount: Mount) -> int:
 
 def wait_for_any_readers(mount: Mount, count: int) -> None:
     wait_until(lambda: waiting_readers(mount) == count, f"{count} reads that wait")
+
+
+@contextmanager
+def shared_mount(folder: Path) -> Iterator[Mount]:
+    """A wqfs for the tests of a whole file, each with a watch of its own. It must log no error."""
+    (folder / "mnt").mkdir()
+    mount = Mount(folder / "mnt", "", folder / "log")
+    try:
+        yield mount
+    finally:
+        mount.close()
+    assert "Traceback" not in mount.log(), mount.log()
+    assert "ERROR" not in mount.log(), mount.log()
+
+
+@contextmanager
+def new_watch(mount: Mount, names: Iterator[int] = itertools.count()) -> Iterator[Path]:  # noqa: B008
+    """A watch under a name that no other has, removed at the end."""
+    watch = mount.watch(f"w{next(names)}")
+    try:
+        yield watch
+    finally:
+        with suppress(FileNotFoundError):
+            watch.rmdir()
 
 
 def set_flags(fd: int, add: int = 0, take: int = 0) -> None:

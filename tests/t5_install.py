@@ -194,9 +194,7 @@ def test_install_again_replaces_and_uninstall_leaves_nothing(prefix: Path) -> No
     assert {"bin/wqfs", "bin/mount_wqfs", "include/wqfs.h", "share/man/man8/wqfs.8"} <= set(before)
     assert {"share/doc/wqfs/LICENSE", "lib/wqfs/MANIFEST"} <= set(before)
     run("make", "install", f"PREFIX={prefix}")
-    assert [n for n in files_under(prefix) if "__pycache__" not in n] == [
-        n for n in before if "__pycache__" not in n
-    ]
+    assert [n for n in files_under(prefix) if "__pycache__" not in n] == [n for n in before if "__pycache__" not in n]
     (prefix / "bin" / "theirs").touch()
     run("make", "uninstall", f"PREFIX={prefix}")
     assert files_under(prefix) == ["bin/", "bin/theirs", "mine"]

@@ -173,9 +173,7 @@ class Watches:
             if name in self.by_name:
                 raise WatchRefused(errno.EEXIST, f"a watch called {name!r} is there already")
             if self._owned.get(uid, 0) >= self.limits.watches:
-                raise WatchRefused(
-                    errno.EDQUOT, f"user {uid} has {self.limits.watches} watches, the limit max_watches"
-                )
+                raise WatchRefused(errno.EDQUOT, f"user {uid} has {self.limits.watches} watches, the limit max_watches")
             self._owned[uid] = self._owned.get(uid, 0) + 1
         self._last_number += 1
         queue = Queue(0 if self.strict else self.limits.depth)
@@ -213,18 +211,14 @@ class Watches:
 
     # -- objects of a watch
 
-    def add(
-        self, watch: Watch, target: Watchable, id_: int, *, label: str, place: tuple[str, ...] = ()
-    ) -> Entry:
+    def add(self, watch: Watch, target: Watchable, id_: int, *, label: str, place: tuple[str, ...] = ()) -> Entry:
         """Watch `target` under `id_`. Raises EINVAL, EBUSY, EDQUOT."""
         if not 0 <= id_ <= r.WATCH_ID_MAX:
             raise WatchRefused(errno.EINVAL, f"expected a watch ID of 0..{r.WATCH_ID_MAX}, not {id_}")
         if self._find(watch, target, place) is not None:
             raise WatchRefused(errno.EBUSY, f"{label} is watched by this queue already")
         if len(watch.entries) >= self.limits.objects:
-            raise WatchRefused(
-                errno.EDQUOT, f"the watch has {self.limits.objects} objects, the limit max_objects"
-            )
+            raise WatchRefused(errno.EDQUOT, f"the watch has {self.limits.objects} objects, the limit max_objects")
         entry = Entry(watch, target, id_, place, label)
         watch.entries = (*watch.entries, entry)
         target.add_watcher(entry)
@@ -233,9 +227,7 @@ class Watches:
             del self._everything[watch.number]
         return entry
 
-    def remove(
-        self, watch: Watch, target: Watchable, now_ns: int, *, label: str, place: tuple[str, ...] = ()
-    ) -> None:
+    def remove(self, watch: Watch, target: Watchable, now_ns: int, *, label: str, place: tuple[str, ...] = ()) -> None:
         """Stop watching `target`; posts META removal. Raises EBADSLT."""
         entry = self._find(watch, target, place)
         if entry is None:
@@ -288,9 +280,7 @@ class Watches:
         """Tell every watch that watches anything, with exactly these bytes, IDs included."""
         number = self.last_event
         self.last_event += len(raw)
-        notices = [
-            Notice(Event(at, now_ns, record, _RAW), record) for at, record in enumerate(raw, number + 1)
-        ]
+        notices = [Notice(Event(at, now_ns, record, _RAW), record) for at, record in enumerate(raw, number + 1)]
         listeners = [watch for watch in self.by_number.values() if watch.everything or watch.entries]
         if len(notices) > 1 and not any(map(_is_meta, raw)):
             for watch in listeners:

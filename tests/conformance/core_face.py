@@ -42,9 +42,7 @@ def filter_bytes(step: Step) -> bytes:
     data = filters.FILTER_HEADER.pack(step.get("nr", len(rules)), step.get("reserved", 0))
     for rule in rules:
         subtypes = rule.get("subtypes", [0xFFFFFFFF] * 8)
-        data += filters.FILTER_RULE.pack(
-            rule["type"], rule.get("info_filter", 0), rule.get("info_mask", 0), *subtypes
-        )
+        data += filters.FILTER_RULE.pack(rule["type"], rule.get("info_filter", 0), rule.get("info_mask", 0), *subtypes)
     return data + PADDING
 
 
@@ -115,9 +113,7 @@ class CoreFace:
     def _key(self, name: str) -> int:
         if name not in self._keys:
             self._system.run(make_key_line(name, name), ACTOR, 0)
-            key, _ = self._system.keys.resolve(
-                ACTOR, f"%{'keyring' if name.startswith('r') else 'user'}:{name}", 0
-            )
+            key, _ = self._system.keys.resolve(ACTOR, f"%{'keyring' if name.startswith('r') else 'user'}:{name}", 0)
             self._keys[name] = key.serial
             self._names[key.serial] = name
         return self._keys[name]

@@ -122,9 +122,7 @@ def load(path: str) -> list[dict[str, Any]]:
             raise NotUnderstood(f"{path}: expected a case with name and steps, not {str(case)[:60]}")
         for step in case["steps"]:
             if step.get("op") not in OPERATIONS or "want" not in step:
-                raise NotUnderstood(
-                    f"{path}: {case['name']}: expected a known op and its want: {json.dumps(step)}"
-                )
+                raise NotUnderstood(f"{path}: {case['name']}: expected a known op and its want: {json.dumps(step)}")
     return cases
 
 

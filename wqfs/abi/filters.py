@@ -70,9 +70,7 @@ class Filter:
 def check_rule(rule: Rule, at: int = 0) -> None:
     """Raise Malformed, with the offset `at`, when the kernel would answer EINVAL to this rule."""
     if rule.info_filter & ~rule.info_mask:
-        raise Malformed(
-            at, f"expected info_filter inside info_mask {rule.info_mask:#x}, not {rule.info_filter:#x}"
-        )
+        raise Malformed(at, f"expected info_filter inside info_mask {rule.info_mask:#x}, not {rule.info_filter:#x}")
     if rule.info_mask & WATCH_INFO_LENGTH:
         raise Malformed(at, f"expected an info_mask without the length bits 0x7f, not {rule.info_mask:#x}")
 
@@ -94,9 +92,7 @@ def decode(data_untrusted: bytes) -> Filter:
     count = decode_count(data_untrusted)
     size = FILTER_HEADER.size + count * FILTER_RULE.size
     if len(data_untrusted) < size:
-        raise Malformed(
-            len(data_untrusted), f"expected {size} bytes for {count} rules, not {len(data_untrusted)}"
-        )
+        raise Malformed(len(data_untrusted), f"expected {size} bytes for {count} rules, not {len(data_untrusted)}")
     rules = []
     for at in range(FILTER_HEADER.size, size, FILTER_RULE.size):
         type_, info_filter, info_mask, subtypes, *_ = FILTER_RULE.unpack_from(data_untrusted, at)

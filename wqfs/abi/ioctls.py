@@ -46,8 +46,7 @@ WQFS_IOC_WATCH_DEVICES = _ioc(_WRITE, 0x73, WATCH_DEVICES.size)
 WQFS_IOC_QUEUED = _ioc(_READ, 0x74, QUEUED.size)
 
 SIZED_SET_FILTER: dict[int, int] = {
-    _ioc(_WRITE, 0x61, FILTER_HEADER.size + FILTER_RULE.size * count): count
-    for count in range(FILTERS_MAX + 1)
+    _ioc(_WRITE, 0x61, FILTER_HEADER.size + FILTER_RULE.size * count): count for count in range(FILTERS_MAX + 1)
 }
 """The sized form's numbers, with the count of rules that each carries; none removes the filter."""
 

@@ -159,9 +159,7 @@ def encode(type_: int, subtype: int, body: bytes = b"", *, flags: int = 0, watch
     """
     length = RECORD_MIN + len(body)
     if length > RECORD_MAX:
-        raise Malformed(
-            RECORD_MIN, f"expected a body of at most {RECORD_MAX - RECORD_MIN} bytes, not {len(body)}"
-        )
+        raise Malformed(RECORD_MIN, f"expected a body of at most {RECORD_MAX - RECORD_MIN} bytes, not {len(body)}")
     return HEADER.pack(type_ | subtype << 24, flags | watch_id << WATCH_INFO_ID__SHIFT | length) + body
 
 

@@ -2,11 +2,11 @@
  *
  * They go to a descriptor of a queue, opened for reading or for writing. Watch IDs are 0..255 to
  * add a watch and -1 to remove it, as with keyctl(KEYCTL_WATCH_KEY). Errors:
- *   EINVAL    an ID outside -1..255, or a path without its ending zero byte
+ *   EINVAL    an ID outside -1..255; a path that is not absolute or has no ending zero byte; for
+ *             a superblock, nothing known by that name
  *   EBUSY     the object is watched by this queue already
  *   EBADSLT   removing what is not watched
  *   ENOKEY, EKEYREVOKED, EACCES   as keyctl(2) for that key (watching needs View)
- *   ENOENT    the path is not an absolute path, or (superblocks) nothing is mounted there
  *   EDQUOT    more watched objects than the mount allows
  * MIT licence, see LICENSE.
  */

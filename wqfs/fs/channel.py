@@ -101,8 +101,7 @@ class Channel:
             self._error(unique, errno.EBADF)
             return
         if not handle.paged and (
-            not read_flags & fuse.FUSE_READ_LOCKOWNER
-            or (flags & os.O_DIRECT and handle.open_flags & fuse.FOPEN_STREAM)
+            not read_flags & fuse.FUSE_READ_LOCKOWNER or (flags & os.O_DIRECT and handle.open_flags & fuse.FOPEN_STREAM)
         ):
             # splice or sendfile, which must take nothing (ABI.md, 3): as on a notification pipe.
             self._error(unique, errno.EINVAL)
@@ -124,9 +123,7 @@ class Channel:
         if flags & os.O_NONBLOCK:
             self._error(unique, errno.EAGAIN)
         elif len(self.waiting) >= self._max_waiting:
-            log.warning(
-                "a read was refused: %d readers wait already, the limit max_waiting", self._max_waiting
-            )
+            log.warning("a read was refused: %d readers wait already, the limit max_waiting", self._max_waiting)
             self._error(unique, errno.ENOMEM)
         else:
             source.waiters[unique] = (handle, size, self._clock() if self._clock else 0.0)

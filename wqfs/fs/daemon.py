@@ -113,9 +113,7 @@ def _run(line: CommandLine, program: str, on_started: Callable[[], object] | Non
     except Exception:
         log.exception("%s: the daemon ends on a fault of its own", mountpoint)
         unmount(mountpoint, lazy=True)
-        return _complain(
-            program, f"{mountpoint}: ended by a fault of wqfs's own; the log has it.", EXIT_SYSTEM
-        )
+        return _complain(program, f"{mountpoint}: ended by a fault of wqfs's own; the log has it.", EXIT_SYSTEM)
     return EXIT_OK
 
 

@@ -26,6 +26,7 @@ from typing import Any, Final
 import outcome
 import trio
 
+from wqfs.abi import fuse
 from wqfs.fs.channel import Channel
 from wqfs.fs.channel_limits import MAX_WRITE
 
@@ -68,9 +69,9 @@ class Device:
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._result: outcome.Outcome[Any] | None = None
         self._gone = trio.Event()
-        self.channel = Channel(
-            self._send, self._forward, max_waiting=max_waiting, clock=clock, on_started=on_started
-        )
+        self.channel = Channel(self._send, self._forward, max_waiting=max_waiting, clock=clock, on_started=on_started)
+        debugging = log.isEnabledFor(logging.DEBUG)
+        self._receive = self._receive_and_tell if debugging else self.channel.receive
 
     # -- the channel's outlets
 
@@ -142,7 +143,7 @@ class Device:
 
     def _serve_kernel(self) -> None:
         """Requests until there is none, or others have waited long enough."""
-        receive, readv, fd = self.channel.receive, os.readv, self._fd
+        receive, readv, fd = self._receive, os.readv, self._fd
         buffers, message = self._buffers, self._message
         try:
             receive(message, readv(fd, buffers))
@@ -162,6 +163,13 @@ class Device:
                 self._lose_mount()
             elif error.errno not in (errno.EINTR, errno.ENOENT):  # ENOENT: interrupted while read
                 raise
+
+    def _receive_and_tell(self, message: memoryview, size: int) -> None:
+        """The channel's receive with a line for each request: `-d`."""
+        _, opcode, unique = fuse.START.unpack_from(message)
+        uid, _, pid = fuse.CALLER.unpack_from(message)
+        log.debug("request %d: opcode %d, %d bytes, uid=%d pid=%d", unique, opcode, size, uid, pid)
+        self.channel.receive(message, size)
 
     def _lose_mount(self) -> None:
         self._poll.unregister(self._fd)

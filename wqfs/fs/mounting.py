@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import subprocess
 from dataclasses import dataclass
 from typing import Final
@@ -84,6 +85,8 @@ def mount(mountpoint: str, options: Options) -> int:
             f"{mountpoint} has a {there.type} filesystem mounted on it already: choose another folder, or "
             f"unmount it first (fusermount3 -u {mountpoint})."
         )
+    if there is None:
+        _check_folder(mountpoint)
     ours, theirs = socket.socketpair()
     with ours, theirs:
         done = subprocess.Popen(
@@ -108,6 +111,18 @@ def mount(mountpoint: str, options: Options) -> int:
     return fds[0]
 
 
+def _check_folder(mountpoint: str) -> None:
+    """Refuse what is no directory: fusermount3 mounts on a file too. Not for an automount's place."""
+    try:
+        mode = os.stat(mountpoint).st_mode
+    except FileNotFoundError:
+        raise MountFailed(f"{mountpoint} does not exist: make it first (mkdir -p {mountpoint}).") from None
+    except OSError:
+        return  # fusermount3 says why
+    if not stat.S_ISDIR(mode):
+        raise MountFailed(f"{mountpoint} is not a directory: wqfs is mounted on a folder.")
+
+
 def _mount_options(options: Options) -> str:
     fsname = options.fsname.replace("\\", "\\\\").replace(",", "\\,")
     words = ["nosuid", "nodev", f"fsname={fsname}", "subtype=wqfs", "default_permissions"]
@@ -129,7 +144,7 @@ def _is_dead(mountpoint: str) -> bool:
 
 def _explained(complaint: str, mountpoint: str) -> MountFailed:
     """What fusermount3 said, as a sentence with the next step."""
-    text = complaint.strip().replace("fusermount3: ", "")
+    text = re.sub(r"^(\S*/)?fusermount3: ", "", complaint.strip(), flags=re.MULTILINE)
     low = text.lower()
     if "user_allow_other" in low:
         return MountFailed(
@@ -141,9 +156,7 @@ def _explained(complaint: str, mountpoint: str) -> MountFailed:
     if "not a directory" in low:
         return MountFailed(f"{mountpoint} is not a directory: wqfs is mounted on a folder.")
     if "failed to open /dev/fuse" in low or "device not found" in low:
-        return MountFailed(
-            f"/dev/fuse cannot be opened: {text}. In a container start it with --device /dev/fuse.", 2
-        )
+        return MountFailed(f"/dev/fuse cannot be opened: {text}. In a container start it with --device /dev/fuse.", 2)
     if "no write access" in low or "permission denied" in low or "not permitted" in low:
         return MountFailed(
             f"Not permitted to mount on {mountpoint}: {text}. Choose a folder that you own; in a container "

@@ -184,9 +184,7 @@ class Names(pyfuse3.Operations):
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
         """Nothing is kept on disk."""
 
-    async def mkdir(
-        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
-    ) -> EntryAttributes:
+    async def mkdir(self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext) -> EntryAttributes:
         place, _ = self._find(parent_inode)
         if place is not nodes.WATCHES:
             raise FUSEError(errno.EPERM)

@@ -44,9 +44,7 @@ class _Refusal(NamedTuple):
         shown = f": {self.line[:_SHOWN]}" if self.line else ""
         moment = datetime.fromtimestamp(self.time_ns / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         uid, _, pid = self.caller
-        return f"{moment} uid={uid} pid={pid} " + _UNSAFE.sub(
-            _octal, f"{place}: {self.reason} [{name}]{shown}"
-        )
+        return f"{moment} uid={uid} pid={pid} " + _UNSAFE.sub(_octal, f"{place}: {self.reason} [{name}]{shown}")
 
 
 class Refusals:

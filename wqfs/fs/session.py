@@ -81,9 +81,7 @@ def serve(
     )
     filesystem.channel = device.channel
     # allow_root is allow_other to the kernel; libfuse turns the others away.
-    pyfuse3.init(
-        Names(filesystem), f"/dev/fd/{theirs.detach()}", {"allow_root"} if options.allow_root else set()
-    )
+    pyfuse3.init(Names(filesystem), f"/dev/fd/{theirs.detach()}", {"allow_root"} if options.allow_root else set())
     try:
         session = _Session(mountpoint, filesystem, device, limit, stop_signals)
         device.run(lambda: _tasks(session))

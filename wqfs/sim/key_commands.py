@@ -65,9 +65,7 @@ def _number(arguments: Arguments, at: int, name: str, limit: int) -> int:
     except ValueError:
         value = -1
     if not 0 <= value <= limit or not text.isalnum():
-        raise Refused(
-            errno.EINVAL, f"expected {name} as a number 0..{limit:#x}, not {text!r}", _WORDS + 1 + at
-        )
+        raise Refused(errno.EINVAL, f"expected {name} as a number 0..{limit:#x}, not {text!r}", _WORDS + 1 + at)
     return value
 
 

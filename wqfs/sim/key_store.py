@@ -82,9 +82,7 @@ class KeyStore:
 
     # -- coming and going
 
-    def _make(
-        self, type_: KeyType, description: str, actor: Actor, perm: int, *, payload: bytes = b""
-    ) -> Key:
+    def _make(self, type_: KeyType, description: str, actor: Actor, perm: int, *, payload: bytes = b"") -> Key:
         """A new key that nothing holds yet. Raises EDQUOT."""
         if type_ is KEYRING:
             return self._make_keyring(description, actor.uid, actor.gid, perm)
@@ -93,9 +91,7 @@ class KeyStore:
         key.cost = type_.cost(payload)
         return self._enter(key)
 
-    def _make_keyring(
-        self, description: str, uid: int, gid: int, perm: int, *, overrun: bool = False
-    ) -> Keyring:
+    def _make_keyring(self, description: str, uid: int, gid: int, perm: int, *, overrun: bool = False) -> Keyring:
         return self._enter(Keyring(0, description, uid, gid, perm), overrun=overrun)
 
     def _enter(self, key: AnyKey, *, overrun: bool = False) -> AnyKey:

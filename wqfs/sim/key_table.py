@@ -160,9 +160,7 @@ class KeyTable(KeyStore):
             )
         return found
 
-    def _search_session(
-        self, actor: Actor, indexes: tuple[tuple[str, str], ...], name: str, now_ns: int
-    ) -> Key | None:
+    def _search_session(self, actor: Actor, indexes: tuple[tuple[str, str], ...], name: str, now_ns: int) -> Key | None:
         """A usable key if there is one, else one that is not: what is wrong with it is then said."""
         session = self._session(actor, now_ns)
         wrong = session.validity(now_ns)
@@ -228,9 +226,7 @@ class KeyTable(KeyStore):
             self._link_new(session, user, now_ns)
         return session
 
-    def _new_session(
-        self, actor: Actor, name: str, perm: int, now_ns: int, *, overrun: bool = False
-    ) -> Keyring:
+    def _new_session(self, actor: Actor, name: str, perm: int, now_ns: int, *, overrun: bool = False) -> Keyring:
         session = self._make_keyring(name, actor.uid, actor.gid, perm, overrun=overrun)
         self._install_session(actor, session, now_ns)
         self._notify(session, KeySubtype.INSTANTIATED, 0, now_ns)
@@ -261,9 +257,7 @@ class KeyTable(KeyStore):
 
     def _registered(self, actor: Actor, name: str, now_ns: int) -> Keyring | None:
         ring = self.register.rings.get(name)
-        if ring is not None and (
-            ring.validity(now_ns) or not permits(ring, actor, Need.SEARCH, possessed=True)
-        ):
+        if ring is not None and (ring.validity(now_ns) or not permits(ring, actor, Need.SEARCH, possessed=True)):
             raise KeyRefused(errno.ENOKEY, f"the keyring {name} cannot be used any more")
         return ring
 

@@ -44,9 +44,7 @@ def key_users_text(keyrings: KeyStore) -> str:
         user = keyrings.users[uid]
         usage = user.keys + (0 if uid else _ROOT_USAGE)
         keys = user.keys + (0 if uid else _ROOT_KEYS)
-        lines.append(
-            f"{uid:5}: {usage:5} {keys}/{keys} {user.keys}/{user.maxkeys} {user.bytes}/{user.maxbytes}\n"
-        )
+        lines.append(f"{uid:5}: {usage:5} {keys}/{keys} {user.keys}/{user.maxkeys} {user.bytes}/{user.maxbytes}\n")
     return "".join(lines)
 
 

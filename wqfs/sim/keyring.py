@@ -64,23 +64,17 @@ class Keyrings(KeyTable):
 
     # -- making and changing keys
 
-    def add(
-        self, actor: Actor, type_: str, description: str, payload: bytes, ring: KeyName, now_ns: int
-    ) -> Key:
+    def add(self, actor: Actor, type_: str, description: str, payload: bytes, ring: KeyName, now_ns: int) -> Key:
         """add_key(2): make a key in `ring`, or update the one of that type and description there."""
         if len(payload) > PAYLOAD_MAX:
-            raise KeyRefused(
-                errno.EINVAL, f"expected at most {PAYLOAD_MAX} bytes of payload, not {len(payload)}"
-            )
+            raise KeyRefused(errno.EINVAL, f"expected at most {PAYLOAD_MAX} bytes of payload, not {len(payload)}")
         if not 0 < len(type_) < 32:
             raise KeyRefused(errno.EINVAL, f"expected the name of a type, not {type_!r}")
         if type_[0] == ".":
             raise KeyRefused(errno.EPERM, f"the type {type_!r} is the kernel's own")
         _check_description(description)
         if description[:1] == "." and type_.startswith("keyring"):
-            raise KeyRefused(
-                errno.EPERM, f"a keyring's name may not begin with a dot, as {description!r} does"
-            )
+            raise KeyRefused(errno.EPERM, f"a keyring's name may not begin with a dot, as {description!r} does")
         target, possessed = self.lookup(actor, ring, Need.WRITE, now_ns, ring=True)
         key_type = TYPES.get(type_)
         if key_type is None:
@@ -117,9 +111,7 @@ class Keyrings(KeyTable):
     def update(self, actor: Actor, name: KeyName, payload: bytes, now_ns: int) -> Key:
         """KEYCTL_UPDATE. A timeout goes."""
         if len(payload) > UPDATE_MAX:
-            raise KeyRefused(
-                errno.EINVAL, f"expected at most {UPDATE_MAX} bytes to update with, not {len(payload)}"
-            )
+            raise KeyRefused(errno.EINVAL, f"expected at most {UPDATE_MAX} bytes to update with, not {len(payload)}")
         key, _ = self.lookup(actor, name, Need.WRITE, now_ns)
         if not key.type.updates:
             raise KeyRefused(errno.EOPNOTSUPP, f"a key of type {key.type.name} cannot be updated", name)
@@ -251,9 +243,7 @@ class Keyrings(KeyTable):
         self._notify(key, KeySubtype.SETATTR, 0, now_ns)
         return key
 
-    def chown(
-        self, actor: Actor, name: KeyName, now_ns: int, *, uid: int | None = None, gid: int | None = None
-    ) -> Key:
+    def chown(self, actor: Actor, name: KeyName, now_ns: int, *, uid: int | None = None, gid: int | None = None) -> Key:
         """KEYCTL_CHOWN: needs Setattr; another owner, or a group that one is not in, root alone."""
         if uid is None and gid is None:
             raise KeyRefused(errno.EINVAL, "expected another owner or another group, or both", name)
@@ -331,9 +321,7 @@ class Keyrings(KeyTable):
 
         key, wrong, _ = find(as_ring(top, ring), ((type_, description),), actor, refusal, possessed=possessed)
         if key is None:
-            raise KeyRefused(
-                wrong or errno.ENOKEY, f"no usable key {description!r} of type {type_} in {label(top)}"
-            )
+            raise KeyRefused(wrong or errno.ENOKEY, f"no usable key {description!r} of type {type_} in {label(top)}")
         if destination is not None:
             if not permits(key, actor, Need.LINK, possessed=possessed):
                 raise no_right(key, Need.LINK, actor)
@@ -420,9 +408,7 @@ class Keyrings(KeyTable):
 def _check_description(description: str) -> None:
     size = len(description.encode("utf-8", "surrogateescape"))
     if size > DESCRIPTION_MAX:
-        raise KeyRefused(
-            errno.EINVAL, f"expected a description of at most {DESCRIPTION_MAX} bytes, not {size}"
-        )
+        raise KeyRefused(errno.EINVAL, f"expected a description of at most {DESCRIPTION_MAX} bytes, not {size}")
 
 
 def _check_payload(type_: KeyType, payload: bytes) -> None:

@@ -45,9 +45,7 @@ def parse(line: str) -> ObjectLine | None:
     if len(words) > 1 and words[-1].startswith("id="):
         digits = words[-1][3:]
         if not re.fullmatch("[0-9]{1,9}", digits) or int(digits) > WATCH_ID_MAX:
-            raise Refused(
-                errno.EINVAL, f"expected a watch ID of 0..{WATCH_ID_MAX}, not {digits!r}", len(words)
-            )
+            raise Refused(errno.EINVAL, f"expected a watch ID of 0..{WATCH_ID_MAX}, not {digits!r}", len(words))
         id_ = int(digits)
         del words[-1]
     return ObjectLine(add, tuple(words), id_)

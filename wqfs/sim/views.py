@@ -125,8 +125,6 @@ def _keys(system: System, viewer: Actor | None, now_ns: int) -> Iterable[dict[st
             "perm": key.perm,
             "changed": key.changed,
         }
-        if isinstance(key, Keyring) and (
-            viewer is None or permits(key, viewer, Need.READ, possessed=possessed)
-        ):
+        if isinstance(key, Keyring) and (viewer is None or permits(key, viewer, Need.READ, possessed=possessed)):
             members["links"] = [linked.serial for linked in key.links.values()]
         yield members

@@ -192,14 +192,18 @@ class RecordsHandle(TextHandle):
             split = records.split(raw)
         except Malformed as error:
             # The record that a piece of a larger write cuts is its last; what is before it counts.
-            if size == MAX_WRITE and size - error.offset < records.RECORD_MAX and error.offset:
-                try:
-                    split = records.split(raw[: error.offset])
-                except Malformed:
-                    return -errno.EINVAL
-                size = error.offset
-            else:
+            if size != MAX_WRITE or not error.offset or not _is_cut(raw, error.offset):
                 self._complain("sim/records", str(error), caller)
                 return -errno.EINVAL
+            size = error.offset
+            split = records.split(raw[:size])
         self._deliver(split)
         return size
+
+
+def _is_cut(raw: bytes, at: int) -> bool:
+    """Whether the record at `at`, which the bytes end within, may go on after them."""
+    if len(raw) - at < records.RECORD_MIN:
+        return True
+    info = int(records.HEADER.unpack_from(raw, at)[1])
+    return info & records.WATCH_INFO_LENGTH >= records.RECORD_MIN

@@ -67,9 +67,7 @@ class EventsHandle(Handle):
     __slots__ = ("_released", "_source", "_stream", "_watch")
     open_flags = STREAM_FLAGS
 
-    def __init__(
-        self, watch: Watch, stream: Stream, source: Source, released: Callable[[Watch], None]
-    ) -> None:
+    def __init__(self, watch: Watch, stream: Stream, source: Source, released: Callable[[Watch], None]) -> None:
         self._watch = watch
         self._stream = stream
         self._source = source
