@@ -173,3 +173,16 @@ def test_raw_records_reach_nobody_who_watches_nothing() -> None:
     watch.queue.set_size(32)
     watches.publish_raw([KEY_UPDATED], 0)
     assert read(watch) == []
+
+
+def test_nameless_watches_count_until_they_are_forgotten() -> None:
+    watches = Watches(Limits(watches=1))
+    nameless = watches.make("", 0, 0, 0)
+    with pytest.raises(WatchRefused) as caught:
+        watches.make("w", 0, 0, 0)
+    assert caught.value.errno == errno.EDQUOT
+    watches.forget(nameless)
+    watches.make("w", 0, 0, 0)
+    watches.remove_name("w")
+    with pytest.raises(WatchRefused):
+        watches.make("x", 0, 0, 0)  # the one without its name is not forgotten yet

@@ -168,13 +168,14 @@ class Watches:
     # -- watches
 
     def make(self, name: str, uid: int, gid: int, now_ns: int) -> Watch:
-        """A watch called `name`, or a nameless one. Raises EEXIST, or EDQUOT for a name too many."""
-        if name:
-            if name in self.by_name:
-                raise WatchRefused(errno.EEXIST, f"a watch called {name!r} is there already")
-            if self._owned.get(uid, 0) >= self.limits.watches:
-                raise WatchRefused(errno.EDQUOT, f"user {uid} has {self.limits.watches} watches, the limit max_watches")
-            self._owned[uid] = self._owned.get(uid, 0) + 1
+        """A watch called `name`, or a nameless one. Raises EEXIST, or EDQUOT for one too many: a
+        user's watches count until nobody can read them any more."""
+        if name in self.by_name:
+            raise WatchRefused(errno.EEXIST, f"a watch called {name!r} is there already")
+        owned = self._owned.get(uid, 0)
+        if owned >= self.limits.watches:
+            raise WatchRefused(errno.EDQUOT, f"user {uid} has {owned} watches, the limit max_watches")
+        self._owned[uid] = owned + 1
         self._last_number += 1
         queue = Queue(0 if self.strict else self.limits.depth)
         queue.hold()
@@ -193,9 +194,6 @@ class Watches:
         """Take the name away and with it the write side that it held. The watch lives on with its
         descriptors: `forget` ends it. Raises KeyError."""
         watch = self.by_name.pop(name)
-        self._owned[watch.uid] -= 1
-        if not self._owned[watch.uid]:
-            del self._owned[watch.uid]
         watch.name = ""
         watch.queue.readers -= 1
         watch.let_go()
@@ -207,7 +205,10 @@ class Watches:
             entry.target.remove_watcher(entry)
         watch.entries = ()
         self._everything.pop(watch.number, None)
-        self.by_number.pop(watch.number, None)
+        if self.by_number.pop(watch.number, None) is not None:
+            self._owned[watch.uid] -= 1
+            if not self._owned[watch.uid]:
+                del self._owned[watch.uid]
 
     # -- objects of a watch
 

@@ -49,7 +49,7 @@ options
   depth=N         records that a queue holds that was not sized, 1..512 (default 256)
   events_depth=N  events that an open `events` holds while nobody reads (default 1024)
   log_events=N    events in `log` before it is cut to nothing (default 4096)
-  max_watches=N   watches of one user (default 1024), EDQUOT beyond
+  max_watches=N   watches and open root queues of one user (default 1024), EDQUOT beyond
   max_objects=N   objects of one watch (default 1024), EDQUOT beyond
   max_waiting=N   readers that wait at once (default 16384), ENOMEM beyond
   max_line=N      bytes of one command line (default 4096), EINVAL beyond

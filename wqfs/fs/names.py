@@ -14,11 +14,12 @@ does not wait for the server.
 from __future__ import annotations
 
 import errno
+import functools
 import logging
 import os
 import time
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final, TypeVar, cast
 
 import pyfuse3
 from pyfuse3 import (
@@ -46,6 +47,26 @@ log = logging.getLogger(__name__)
 FOR_EVER: Final = 10 * 365 * 86400.0
 NAME_MAX: Final = 255
 STREAM_SIZE: Final = 4096  # a size of 0 would end splice and busybox's cat at once
+
+
+_Method = TypeVar("_Method", bound=Callable[..., Coroutine[Any, Any, Any]])
+
+
+def _guarded(method: _Method) -> _Method:
+    """A fault in one request answers EIO to that request, with its traceback in the log; what
+    leaves a method as anything but FUSEError would end pyfuse3 and the mount with it."""
+
+    @functools.wraps(method)
+    async def guarded(*arguments: Any) -> Any:
+        try:
+            return await method(*arguments)
+        except FUSEError:
+            raise
+        except Exception:
+            log.exception("%s failed: answered with EIO", method.__name__)
+            raise FUSEError(errno.EIO) from None
+
+    return cast(_Method, guarded)
 
 
 class Names(pyfuse3.Operations):
@@ -97,6 +118,7 @@ class Names(pyfuse3.Operations):
         entry.attr_timeout = FOR_EVER if place.stream or fs.fixed_size(place) else 0
         return entry
 
+    @_guarded
     async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
         place, watch = self._find(parent_inode)
         if place is nodes.WATCHES:
@@ -110,9 +132,11 @@ class Names(pyfuse3.Operations):
                     return self._attributes(child, watch, ctx.uid, ctx.gid)
         raise FUSEError(errno.ENOENT)
 
+    @_guarded
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
         return self._attributes(*self._find(inode), ctx.uid, ctx.gid)
 
+    @_guarded
     async def setattr(
         self,
         inode: InodeT,
@@ -133,9 +157,11 @@ class Names(pyfuse3.Operations):
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         """Nothing is kept for a node."""
 
+    @_guarded
     async def access(self, inode: InodeT, mode: ModeT, ctx: RequestContext) -> bool:
         return True  # default_permissions: the kernel has checked
 
+    @_guarded
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
         data = StatvfsData()
         data.f_bsize = data.f_frsize = 4096
@@ -147,6 +173,7 @@ class Names(pyfuse3.Operations):
 
     # -- directories
 
+    @_guarded
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         place, watch = self._find(inode)
         if not place.is_directory:
@@ -167,6 +194,7 @@ class Names(pyfuse3.Operations):
         self._listings[self._last_listing] = (listing, ctx.uid, ctx.gid)
         return FileHandleT(self._last_listing)
 
+    @_guarded
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         listing, uid, gid = self._listings[fh]
         for at in range(start_id, len(listing)):
@@ -178,12 +206,15 @@ class Names(pyfuse3.Operations):
             if not pyfuse3.readdir_reply(token, FileNameT(name), attributes, at + 1):
                 break
 
+    @_guarded
     async def releasedir(self, fh: FileHandleT) -> None:
         self._listings.pop(fh, None)
 
+    @_guarded
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
         """Nothing is kept on disk."""
 
+    @_guarded
     async def mkdir(self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext) -> EntryAttributes:
         place, _ = self._find(parent_inode)
         if place is not nodes.WATCHES:
@@ -197,6 +228,7 @@ class Names(pyfuse3.Operations):
             raise FUSEError(error.errno or errno.EIO) from None
         return self._attributes(nodes.WATCH, watch, ctx.uid, ctx.gid)
 
+    @_guarded
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         place, _ = self._find(parent_inode)
         if place is not nodes.WATCHES:
@@ -206,6 +238,7 @@ class Names(pyfuse3.Operations):
         except KeyError:
             raise FUSEError(errno.ENOENT) from None
 
+    @_guarded
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         place, _ = self._find(parent_inode)
         if place is not nodes.WATCH:
@@ -213,26 +246,31 @@ class Names(pyfuse3.Operations):
 
     # -- what this filesystem does not have
 
+    @_guarded
     async def mknod(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
         raise FUSEError(errno.EPERM)
 
+    @_guarded
     async def create(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
         raise FUSEError(errno.EPERM)
 
+    @_guarded
     async def symlink(
         self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
         raise FUSEError(errno.EPERM)
 
+    @_guarded
     async def link(
         self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
         raise FUSEError(errno.EPERM)
 
+    @_guarded
     async def rename(
         self,
         parent_inode_old: InodeT,
@@ -246,16 +284,19 @@ class Names(pyfuse3.Operations):
 
     # -- files
 
+    @_guarded
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         place, watch = self._find(inode)
         if place.stream and flags & os.O_DIRECT:
             raise FUSEError(errno.EINVAL)  # splice would take records (ABI.md, 3)
         try:
             fh = self._fs.open(place, watch, flags, (ctx.uid, ctx.gid, ctx.pid))
-        except OpenRefused as error:
+        except (OpenRefused, WatchRefused) as error:
+            log.warning("open of %s refused: %s", place.path or "the root", error.strerror)
             raise FUSEError(error.errno or errno.EIO) from None
         # The channel puts the handle's own flags into the reply.
         return FileInfo(fh=FileHandleT(fh), direct_io=True)
 
+    @_guarded
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
         """Nothing is kept on disk."""
