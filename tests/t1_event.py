@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wqfs.abi import records as r
-from wqfs.event import Event, Log, Notice, Stream
+from wqfs.event import Event, Log, Stream, Told
 
 READABLE = POLLIN | 0x040
 
 
-def notice(number: int) -> Notice:
+def notice(number: int) -> Told:
     return Event(number, number * 10**9, r.encode(1, 1, r.KEY_BODY.pack(number, 0)), {}).notice()
 
 
@@ -194,7 +194,7 @@ def test_log_pushed_at_once_is_as_pushed_one_by_one(limit: int, blocks: list[int
     one, many = Log(limit), Log(limit)
     number = 0
     for block in blocks:
-        notices = [notice(number + at) for at in range(1, block + 1)]
+        notices: list[Told] = [notice(number + at) for at in range(1, block + 1)]
         number += block
         many.push_all(notices)
         for each in notices:

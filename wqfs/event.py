@@ -24,33 +24,8 @@ NameValue = str | int | bool
 POLL_READABLE = POLLIN | 0x040  # POLLRDNORM, which Python does not name
 
 
-class Event:
-    """Something that happened.
-
-    number: from 1, one count for the mount; time_ns: nanoseconds since the epoch; record: the
-    bytes with watch ID 0 and the flags that every watch gets; names: what `events` adds, as known
-    at that moment (mountpoint, source, description).
-    """
-
-    __slots__ = ("names", "number", "record", "time_ns")
-
-    def __init__(self, number: int, time_ns: int, record: bytes, names: Mapping[str, NameValue]) -> None:
-        self.number = number
-        self.time_ns = time_ns
-        self.record = record
-        self.names = names
-
-    def notice(self, bits: int = 0) -> Notice:
-        """The event as a watch sees it. bits: the watch's ID and its own flags, as in `info`."""
-        record = self.record
-        if bits:
-            word, info = r.HEADER.unpack_from(record)
-            record = r.HEADER.pack(word, info | bits) + record[r.RECORD_MIN :]
-        return Notice(self, record)
-
-
 class Notice:
-    """An event under one watch ID: its record, and its line of JSON once somebody wants it."""
+    """An event as one watch sees it: its record, and its line of JSON once somebody wants it."""
 
     __slots__ = ("_line", "event", "record")
 
@@ -58,6 +33,10 @@ class Notice:
         self.event = event
         self.record = record
         self._line: bytes | None = None
+
+    @property
+    def number(self) -> int:
+        return self.event.number
 
     def line(self) -> bytes:
         """One JSON object and a newline.
@@ -68,6 +47,41 @@ class Notice:
         if self._line is None:
             self._line = _line(self.event, self.record)
         return self._line
+
+
+class Event:
+    """Something that happened; and what a watch sees of it that has the ID 0 and no flags of its own.
+
+    number: from 1, one count for the mount; time_ns: nanoseconds since the epoch; record: the
+    bytes with watch ID 0 and the flags that every watch gets; names: what `events` adds, as known
+    at that moment (mountpoint, source, description).
+    """
+
+    __slots__ = ("_line", "names", "number", "record", "time_ns")
+
+    def __init__(self, number: int, time_ns: int, record: bytes, names: Mapping[str, NameValue]) -> None:
+        self.number = number
+        self.time_ns = time_ns
+        self.record = record
+        self.names = names
+        self._line: bytes | None = None
+
+    def notice(self, bits: int = 0) -> Notice | Event:
+        """The event as a watch sees it. bits: the watch's ID and its own flags, as in `info`."""
+        if not bits:
+            return self
+        word, info = r.HEADER.unpack_from(self.record)
+        return Notice(self, r.HEADER.pack(word, info | bits) + self.record[r.RECORD_MIN :])
+
+    def line(self) -> bytes:
+        """As Notice.line."""
+        if self._line is None:
+            self._line = _line(self, self.record)
+        return self._line
+
+
+Told = Notice | Event
+"""What watches are told: `number`, `record` and `line()`."""
 
 
 def _line(event: Event, record: bytes) -> bytes:
@@ -154,26 +168,26 @@ class Stream:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._ring: deque[Notice | Gap] = deque()
+        self._ring: deque[Told | Gap] = deque()
         self._text = b""
         self.on_change: Callable[[Stream], object] | None = None
         """Called when something was queued; None while nobody waits."""
 
-    def push(self, notice: Notice) -> None:
+    def push(self, notice: Told) -> None:
         ring = self._ring
         if len(ring) >= self.limit:
             newest = ring[-1]
             if isinstance(newest, Gap):
                 newest.count += 1
-                newest.last = notice.event.number
+                newest.last = notice.number
             else:
-                ring.append(Gap("lost", 1, notice.event.number))
+                ring.append(Gap("lost", 1, notice.number))
             return
         ring.append(notice)
         if self.on_change is not None:
             self.on_change(self)
 
-    def push_all(self, notices: list[Notice]) -> None:
+    def push_all(self, notices: list[Told]) -> None:
         for notice in notices:
             self.push(notice)
 
@@ -209,18 +223,18 @@ class Log:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._count = 0
-        self._fresh: list[Notice] = []  # not made into text yet
+        self._fresh: list[Told] = []  # not made into text yet
         self._text: bytearray | None = None
 
-    def push(self, notice: Notice) -> None:
+    def push(self, notice: Told) -> None:
         if self._count >= self.limit:
             self._fresh.clear()
-            self._text = bytearray(Gap("cut", self._count, notice.event.number - 1).line())
+            self._text = bytearray(Gap("cut", self._count, notice.number - 1).line())
             self._count = 0
         self._count += 1
         self._fresh.append(notice)
 
-    def push_all(self, notices: list[Notice]) -> None:
+    def push_all(self, notices: list[Told]) -> None:
         if self._count + len(notices) > self.limit:
             for notice in notices:
                 self.push(notice)

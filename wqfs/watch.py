@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from wqfs.abi import records as r
-from wqfs.event import Event, Log, Notice, Stream
+from wqfs.event import Event, Log, Stream, Told
 from wqfs.queue import Queue
 
 
@@ -109,7 +109,7 @@ class Watch:
                 if isinstance(sink, Stream) and sink.on_change is not None:
                     sink.on_change(sink)
 
-    def deliver(self, notice: Notice) -> None:
+    def deliver(self, notice: Told) -> None:
         """Queue an event in all shapes, if the filter lets it."""
         queue = self.queue
         if queue.filter is not None and not queue.filter.passes(notice.record):
@@ -119,13 +119,13 @@ class Watch:
         for sink in self.sinks:
             sink.push(notice)
 
-    def deliver_unfiltered(self, notice: Notice) -> None:
+    def deliver_unfiltered(self, notice: Told) -> None:
         """Queue META removal or loss, which no filter holds."""
         self.queue.post(notice.record)
         for sink in self.sinks:
             sink.push(notice)
 
-    def deliver_all(self, notices: list[Notice]) -> None:
+    def deliver_all(self, notices: list[Told]) -> None:
         """`deliver` for many at once, none of them of type META."""
         queue = self.queue
         if queue.filter is not None:
@@ -265,7 +265,7 @@ class Watches:
     def publish(self, event: Event, audience: Iterable[tuple[Entry, int]], everything: int = 0) -> None:
         """Tell the entries in `audience`, each with its own flag bits of `info`, in that order; and
         every watch that watches everything, with the flag bits `everything`."""
-        notices: dict[int, Notice] = {}
+        notices: dict[int, Told] = {}
         for entry, flags in audience:
             bits = entry.id << r.WATCH_INFO_ID__SHIFT | flags
             notice = notices.get(bits)
@@ -279,28 +279,34 @@ class Watches:
 
     def publish_raw(self, raw: Sequence[bytes], now_ns: int) -> None:
         """Tell every watch that watches anything, with exactly these bytes, IDs included."""
-        number = self.last_event
-        self.last_event += len(raw)
-        notices = [Notice(Event(at, now_ns, record, _RAW), record) for at, record in enumerate(raw, number + 1)]
-        listeners = [watch for watch in self.by_number.values() if watch.everything or watch.entries]
-        if len(notices) > 1 and not any(map(_is_meta, raw)):
-            for watch in listeners:
-                watch.deliver_all(notices)
+        if len(raw) != 1:
+            self._publish_many_raw(raw, now_ns)
             return
-        for notice in notices:
-            if _is_meta(notice.record):
-                for watch in listeners:
-                    watch.deliver_unfiltered(notice)
-            else:
-                for watch in listeners:
-                    watch.deliver(notice)
+        self.last_event += 1
+        event = Event(self.last_event, now_ns, raw[0], _RAW)
+        unfiltered = raw[0][_TYPE_BYTES] == _META
+        for watch in self.by_number.values():
+            if watch.everything or watch.entries:
+                if unfiltered:
+                    watch.deliver_unfiltered(event)
+                else:
+                    watch.deliver(event)
+
+    def _publish_many_raw(self, raw: Sequence[bytes], now_ns: int) -> None:
+        if any(record[_TYPE_BYTES] == _META for record in raw):
+            for record in raw:
+                self.publish_raw((record,), now_ns)
+            return
+        first = self.last_event + 1
+        self.last_event += len(raw)
+        events: list[Told] = [Event(number, now_ns, record, _RAW) for number, record in enumerate(raw, first)]
+        for watch in self.by_number.values():
+            if watch.everything or watch.entries:
+                watch.deliver_all(events)
 
 
 _RAW: dict[str, str | int | bool] = {"raw": True}
 
-
-def _is_meta(record: bytes) -> bool:
-    return record[_TYPE_BYTES] == b"\0\0\0"
-
-
+# Of a record: the three bytes of its type, and what they are for META.
 _TYPE_BYTES = slice(0, 3) if sys.byteorder == "little" else slice(1, 4)
+_META = bytes(3)

@@ -39,19 +39,19 @@ START: Final = struct.Struct("=IIQ")
 CALLER: Final = struct.Struct("=24xIII")
 """uid, gid, pid out of a request's header."""
 
-# Each from a request's first byte on, so that one unpack does.
-READ_IN: Final = struct.Struct("=40xQQII8xI4x")
-"""fh, offset, size, read_flags, flags (struct fuse_read_in)."""
-WRITE_IN: Final = struct.Struct("=40xQQII8xI4x")
-"""fh, offset, size, write_flags, flags (struct fuse_write_in); the data follow at byte 80."""
-RELEASE_IN: Final = struct.Struct("=40xQ16x")
-"""fh (struct fuse_release_in)."""
+# Each from a request's first byte on and with its unique first, so that one unpack does.
+READ_IN: Final = struct.Struct("=8xQ24xQQII8xI4x")
+"""unique; fh, offset, size, read_flags, flags (struct fuse_read_in)."""
+WRITE_IN: Final = struct.Struct("=8xQ24xQQI20x")
+"""unique; fh, offset, size (struct fuse_write_in); the data follow at byte 80."""
+RELEASE_IN: Final = struct.Struct("=8xQ24xQ16x")
+"""unique; fh (struct fuse_release_in)."""
 INTERRUPT_IN: Final = struct.Struct("=40xQ")
 """unique of the request to interrupt (struct fuse_interrupt_in)."""
-IOCTL_IN: Final = struct.Struct("=40xQIIQII")
-"""fh, flags, cmd, arg, in_size, out_size (struct fuse_ioctl_in); the data follow at byte 72."""
-POLL_IN: Final = struct.Struct("=40xQQII")
-"""fh, kh, flags, events (struct fuse_poll_in)."""
+IOCTL_IN: Final = struct.Struct("=8xQ24xQIIQI4x")
+"""unique; fh, flags, cmd, arg, in_size (struct fuse_ioctl_in); the data follow at byte 72."""
+POLL_IN: Final = struct.Struct("=8xQ24xQQI4x")
+"""unique; fh, kh, flags (struct fuse_poll_in)."""
 assert [s.size for s in (READ_IN, WRITE_IN, RELEASE_IN, IOCTL_IN, POLL_IN)] == [80, 80, 64, 72, 64]
 INIT_IN: Final = struct.Struct("=40xIIII")
 """major, minor, max_readahead, flags (struct fuse_init_in)."""

@@ -180,6 +180,8 @@ def split(data_untrusted: bytes | memoryview) -> list[bytes]:
     """
     data = bytes(data_untrusted)
     end = len(data)
+    if RECORD_MIN <= end <= RECORD_MAX and data[_LOW_BYTE_OF_INFO] & WATCH_INFO_LENGTH == end:
+        return [data]
     records: list[bytes] = []
     append = records.append
     at = 0

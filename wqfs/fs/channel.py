@@ -19,7 +19,9 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import struct
 from collections.abc import Callable
+from typing import Final
 
 from wqfs.abi import fuse
 from wqfs.fs.channel_limits import MAX_PAGES, MAX_WRITE
@@ -27,8 +29,21 @@ from wqfs.fs.handles.base import Caller, Handle, Source
 
 log = logging.getLogger(__name__)
 
+# What every request needs, without the way through modules and objects.
+_LENGTH_AND_OPCODE = struct.Struct("=II").unpack_from
+_READ_IN = fuse.READ_IN.unpack_from
+_WRITE_IN = fuse.WRITE_IN.unpack_from
+_POLL_IN = fuse.POLL_IN.unpack_from
+_IOCTL_IN = fuse.IOCTL_IN.unpack_from
+_CALLER = fuse.CALLER.unpack_from
 _OUT = fuse.OUT_HEADER.pack
 _OUT_SIZE = fuse.OUT_HEADER.size
+_WRITE_OUT = fuse.WRITE_OUT.pack
+_POLL_OUT = fuse.POLL_OUT.pack
+assert fuse.WRITE_OUT.size == fuse.POLL_OUT.size == 24
+_LOCKOWNER: Final = fuse.FUSE_READ_LOCKOWNER
+_SCHEDULE_NOTIFY: Final = fuse.FUSE_POLL_SCHEDULE_NOTIFY
+_O_DIRECT: Final = os.O_DIRECT
 _WRITE_DATA_AT = fuse.WRITE_IN.size
 _IOCTL_DATA_AT = fuse.IOCTL_IN.size
 
@@ -75,16 +90,17 @@ class Channel:
 
     def receive(self, message: memoryview, size: int) -> None:
         """Serve the request in the first `size` bytes of `message`, which is reused afterwards."""
-        length, opcode, unique = fuse.START.unpack_from(message)
+        length, opcode = _LENGTH_AND_OPCODE(message)
         serve = self._serve.get(opcode)
         if serve is None:
-            self._pass_on(opcode, unique, bytes(message[:size]))
+            self._pass_on(opcode, bytes(message[:size]))
             return
         try:
             if length != size:
                 raise ValueError(f"expected a request of {length} bytes, not {size}")
-            serve(unique, message, size)
+            serve(message, size)
         except Exception:
+            _, _, unique = fuse.START.unpack_from(message)
             log.exception("request %d (opcode %d) failed: answered with EIO", unique, opcode)
             if opcode != fuse.INTERRUPT:
                 self._error(unique, errno.EIO)
@@ -94,14 +110,14 @@ class Channel:
     def _error(self, unique: int, number: int) -> None:
         self._send(_OUT(_OUT_SIZE, -number, unique))
 
-    def _read(self, unique: int, message: memoryview, size: int) -> None:
-        fh, offset, wanted, read_flags, flags = fuse.READ_IN.unpack_from(message)
+    def _read(self, message: memoryview, size: int) -> None:
+        unique, fh, offset, wanted, read_flags, flags = _READ_IN(message)
         handle = self.handles.get(fh)
         if handle is None:
             self._error(unique, errno.EBADF)
             return
         if not handle.paged and (
-            not read_flags & fuse.FUSE_READ_LOCKOWNER or (flags & os.O_DIRECT and handle.open_flags & fuse.FOPEN_STREAM)
+            not read_flags & _LOCKOWNER or (flags & _O_DIRECT and handle.open_flags & fuse.FOPEN_STREAM)
         ):
             # splice or sendfile, which must take nothing (ABI.md, 3): as on a notification pipe.
             self._error(unique, errno.EINVAL)
@@ -130,45 +146,45 @@ class Channel:
             self.waiting[unique] = source
             source.arm()
 
-    def _write(self, unique: int, message: memoryview, size: int) -> None:
-        fh, offset, length, _, _ = fuse.WRITE_IN.unpack_from(message)
+    def _write(self, message: memoryview, size: int) -> None:
+        unique, fh, offset, length = _WRITE_IN(message)
         handle = self.handles.get(fh)
         if handle is None:
             self._error(unique, errno.EBADF)
             return
         if _WRITE_DATA_AT + length != size:
             raise ValueError(f"expected {length} bytes to write, not {size - _WRITE_DATA_AT}")
-        caller: Caller = fuse.CALLER.unpack_from(message)
+        caller: Caller = _CALLER(message)
         count = handle.write(message[_WRITE_DATA_AT : _WRITE_DATA_AT + length], offset, caller)
         if self.ready:
             self.wake()  # before the writer's answer: who waited longest runs first
         if count < 0:
             self._send(_OUT(_OUT_SIZE, count, unique))
         else:
-            self._send(fuse.WRITE_OUT.pack(fuse.WRITE_OUT.size, 0, unique, count))
+            self._send(_WRITE_OUT(24, 0, unique, count))
 
-    def _poll(self, unique: int, message: memoryview, size: int) -> None:
-        fh, kh, flags, _ = fuse.POLL_IN.unpack_from(message)
+    def _poll(self, message: memoryview, size: int) -> None:
+        unique, fh, kh, flags = _POLL_IN(message)
         handle = self.handles.get(fh)
         if handle is None:
             self._error(unique, errno.EBADF)
             return
         events = handle.poll()
-        if flags & fuse.FUSE_POLL_SCHEDULE_NOTIFY:
+        if flags & _SCHEDULE_NOTIFY:
             # Also when it is ready: epoll's edge-triggered form waits for the next record.
             source = handle.source()
             if source is not None:
                 source.pollers[kh] = None
                 source.arm()
-        self._send(fuse.POLL_OUT.pack(fuse.POLL_OUT.size, 0, unique, events))
+        self._send(_POLL_OUT(24, 0, unique, events))
 
-    def _ioctl(self, unique: int, message: memoryview, size: int) -> None:
-        fh, flags, command, argument, in_size, _ = fuse.IOCTL_IN.unpack_from(message)
+    def _ioctl(self, message: memoryview, size: int) -> None:
+        unique, fh, flags, command, argument, in_size = _IOCTL_IN(message)
         handle = self.handles.get(fh)
         if handle is None or flags & fuse.FUSE_IOCTL_DIR:
             self._error(unique, errno.ENOTTY)
             return
-        caller: Caller = fuse.CALLER.unpack_from(message)
+        caller: Caller = _CALLER(message)
         data = handle.ioctl(command, argument, message[_IOCTL_DATA_AT : _IOCTL_DATA_AT + in_size], caller)
         if data.__class__ is int:
             self._send(_OUT(_OUT_SIZE, data, unique))
@@ -176,12 +192,12 @@ class Channel:
             out_size = fuse.IOCTL_OUT.size + len(data)  # type: ignore[arg-type]
             self._send(fuse.IOCTL_OUT.pack(out_size, 0, unique, 0, 0, 0, 0) + data)  # type: ignore[operator]
 
-    def _interrupt(self, unique: int, message: memoryview, size: int) -> None:
+    def _interrupt(self, message: memoryview, size: int) -> None:
         (interrupted,) = fuse.INTERRUPT_IN.unpack_from(message)
         self.end_wait(interrupted, errno.EINTR)
 
-    def _release(self, unique: int, message: memoryview, size: int) -> None:
-        (fh,) = fuse.RELEASE_IN.unpack_from(message)
+    def _release(self, message: memoryview, size: int) -> None:
+        unique, fh = fuse.RELEASE_IN.unpack_from(message)
         handle = self.handles.pop(fh, None)
         try:
             if handle is not None:
@@ -243,11 +259,11 @@ class Channel:
 
     # -- pyfuse3's part
 
-    def _pass_on(self, opcode: int, unique: int, message: bytes) -> None:
+    def _pass_on(self, opcode: int, message: bytes) -> None:
         if opcode == fuse.OPEN:
-            self._opening.add(unique)
+            self._opening.add(fuse.START.unpack_from(message)[2])
         elif opcode == fuse.INIT:
-            self._starting.add(unique)
+            self._starting.add(fuse.START.unpack_from(message)[2])
         self._forward(message)
 
     def answered(self, reply: bytes) -> bytes:

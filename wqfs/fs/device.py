@@ -69,19 +69,25 @@ class Device:
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._result: outcome.Outcome[Any] | None = None
         self._gone = trio.Event()
+        self._send = self._make_send()
         self.channel = Channel(self._send, self._forward, max_waiting=max_waiting, clock=clock, on_started=on_started)
         debugging = log.isEnabledFor(logging.DEBUG)
         self._receive = self._receive_and_tell if debugging else self.channel.receive
 
     # -- the channel's outlets
 
-    def _send(self, message: bytes) -> None:
-        try:
-            os.write(self._fd, message)
-        except OSError as error:
-            # ENOENT: the caller was killed meanwhile; ENODEV, ENOTCONN: the mount is gone.
-            if error.errno not in (errno.ENOENT, errno.ENODEV, errno.ENOTCONN):
-                log.error("the kernel refused a reply of %d bytes: %s", len(message), error)
+    def _make_send(self) -> Callable[[bytes], None]:
+        fd, write = self._fd, os.write
+
+        def send(message: bytes) -> None:
+            try:
+                write(fd, message)
+            except OSError as error:
+                # ENOENT: the caller was killed meanwhile; ENODEV, ENOTCONN: the mount is gone.
+                if error.errno not in (errno.ENOENT, errno.ENODEV, errno.ENOTCONN):
+                    log.error("the kernel refused a reply of %d bytes: %s", len(message), error)
+
+        return send
 
     def _forward(self, message: bytes) -> None:
         if not self._backlog:
@@ -150,9 +156,10 @@ class Device:
             if self._patience:
                 self._patience -= 1
                 return
+            receive(message, readv(fd, buffers))
+            self._vain = 0
             for _ in range(BURST):
                 receive(message, readv(fd, buffers))
-                self._vain = 0
         except BlockingIOError:
             self._vain += 1
             if self._vain >= _VAIN:
