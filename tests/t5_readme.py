@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 from scripts import commands_page, readme_demo
+from tests.conftest import Mount, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,3 +32,59 @@ def test_demo_prints_what_readme_shows() -> None:
 
 def test_commands_page_is_that_of_the_table() -> None:
     assert (ROOT / "docs/commands.md").read_text() == commands_page.page()
+
+
+def recipe(language: str) -> str:
+    """The first block of that language in README."""
+    match = re.search(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert match is not None
+    return match[1]
+
+
+def test_shell_recipe_runs_as_it_stands(mount: Mount) -> None:
+    text = (ROOT / "README.md").read_text().split("**Shell.**")[1]
+    block = text.split("```console\n")[1].split("```")[0]
+    commands = [line.removeprefix("$ ").replace("~/wqfs", str(mount.path)) for line in block.splitlines()]
+    waiting = "until grep -q '^wqfs_waiting_readers 1' metrics; do :; done"  # a person types more slowly
+    commands.insert(3, waiting)
+    assert " &" in commands[2]
+    done = subprocess.run(
+        ["bash", "-e"], input="\n".join([*commands, "wait"]), capture_output=True, text=True, timeout=20, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert '"event":"new_mount"' in done.stdout
+
+
+def test_c_recipe_compiles_and_reads(mount: Mount, tmp_path: Path) -> None:
+    (tmp_path / "recipe.c").write_text(recipe("c"))
+    subprocess.run(
+        ["gcc", "-Wall", "-Wextra", "-Werror", f"-I{ROOT}/wqfs/abi", "-o", "recipe", "recipe.c"],
+        cwd=tmp_path,
+        check=True,
+        timeout=30,
+    )
+    process = subprocess.Popen([tmp_path / "recipe"], cwd=mount.path, stdout=subprocess.PIPE, text=True)
+    try:
+        wait_until(lambda: "wqfs_waiting_readers 1\n" in (mount.path / "metrics").read_text(), "the reader")
+        mount.post("mount none /mnt -t tmpfs")
+        assert process.communicate(timeout=10)[0] == "24 bytes\n"
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+def test_python_recipe_runs_as_it_stands(mount: Mount) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", recipe("python")],
+        cwd=mount.path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [line.split(", ")[:2] for line in done.stdout.splitlines()] == [
+        ["Record(type=2", "subtype=0"],
+        ["Record(type=3", "subtype=1"],
+    ]

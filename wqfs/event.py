@@ -15,13 +15,12 @@ import json
 import os
 from collections import deque
 from collections.abc import Callable, Mapping
-from select import POLLHUP, POLLIN
+from select import POLLHUP
 
 from wqfs.abi import records as r
+from wqfs.abi.polling import READABLE
 
 NameValue = str | int | bool
-
-POLL_READABLE = POLLIN | 0x040  # POLLRDNORM, which Python does not name
 
 
 class Notice:
@@ -208,7 +207,7 @@ class Stream:
 
     def poll(self, *, hung_up: bool) -> int:
         """The events of poll(2): POLLIN | POLLRDNORM, POLLHUP when its watch is gone."""
-        mask = POLL_READABLE if self._text or self._ring else 0
+        mask = READABLE if self._text or self._ring else 0
         return mask | POLLHUP if hung_up else mask
 
 

@@ -18,16 +18,14 @@ import errno
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from select import POLLERR, POLLHUP, POLLIN, POLLOUT
+from select import POLLERR, POLLHUP
 
 from wqfs.abi.filters import Filter
+from wqfs.abi.polling import READABLE, WRITABLE
 from wqfs.abi.records import LOSS
 
 DEPTH_MAX = 512
 DEPTH_UNIT = 32  # notes in a page: 4096 bytes of 128 each
-POLLRDNORM = 0x040
-POLL_READABLE = POLLIN | POLLRDNORM
-POLL_WRITABLE = POLLOUT | 0x100  # POLLWRNORM
 UNSIZED_ROOM = 16  # a pipe's slots before it is sized (PIPE_DEF_BUFFERS)
 
 
@@ -66,6 +64,7 @@ class Queue:
         "_capacity",
         "_default_depth",
         "_delivered",
+        "_ended",
         "_loss_next",
         "_marks",
         "_ring",
@@ -88,6 +87,7 @@ class Queue:
         self._marks: deque[int] | tuple[()] = ()
         self._loss_next = False
         self._delivered = 0
+        self._ended = False
         self.bytes = 0
         """Bytes of the queued records, the loss record not counted (FIONREAD)."""
         self.filter: Filter | None = None
@@ -161,8 +161,22 @@ class Queue:
     def let_go(self) -> None:
         """One write side less; the last one hangs up."""
         self.writers -= 1
-        if not self.writers and self.on_change is not None:
+        if not self.writers:
+            self._tell()
+
+    def hang_up(self) -> None:
+        """Hang up for good, whoever holds the write side: the end of the mount."""
+        self._ended = True
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.on_change is not None:
             self.on_change(self)
+
+    @property
+    def hung_up(self) -> bool:
+        """Whether no write side is left: readers drain the ring and find end of file."""
+        return self._ended or not self.writers
 
     # -- the reading side
 
@@ -175,7 +189,7 @@ class Queue:
             return self._read_by_record(size)
         ring = self._ring
         if not ring:
-            return None if self.writers else b""
+            return b"" if self.hung_up else None
         count = len(ring)
         data = ring[0] if count == 1 else b"".join(ring)
         ring.clear()
@@ -214,7 +228,7 @@ class Queue:
                 break  # a loss record after the last record waits for the next read
         if taken:
             return b"".join(taken)
-        return None if self.writers else b""
+        return b"" if self.hung_up else None
 
     @staticmethod
     def _taken_or_too_small(taken: list[bytes], needed: int) -> bytes:
@@ -224,14 +238,14 @@ class Queue:
 
     def poll(self) -> int:
         """The events of poll(2) on the read end: POLLIN | POLLRDNORM, POLLHUP."""
-        mask = POLL_READABLE if self._ring else 0
-        return mask if self.writers else mask | POLLHUP
+        mask = READABLE if self._ring else 0
+        return mask | POLLHUP if self.hung_up else mask
 
     def poll_write_end(self) -> int:
         """The events of poll(2) on the write end, which takes no write: POLLOUT | POLLWRNORM while
         a pipe of this depth would have room, POLLERR when no read side is left."""
         room = self._capacity // DEPTH_UNIT or UNSIZED_ROOM
-        mask = POLL_WRITABLE if len(self._ring) < room else 0
+        mask = WRITABLE if len(self._ring) < room else 0
         return mask if self.readers else mask | POLLERR
 
     # -- looking

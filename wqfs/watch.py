@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from wqfs.abi import records as r
@@ -104,10 +104,18 @@ class Watch:
     def let_go(self) -> None:
         """Give up one hold on the write side; the last one hangs up the queue and the streams."""
         self.queue.let_go()
-        if not self.queue.writers:
-            for sink in self.sinks:
-                if isinstance(sink, Stream) and sink.on_change is not None:
-                    sink.on_change(sink)
+        if self.queue.hung_up:
+            self._tell_streams()
+
+    def hang_up(self) -> None:
+        """Hang up the queue and the streams for good: the end of the mount."""
+        self.queue.hang_up()
+        self._tell_streams()
+
+    def _tell_streams(self) -> None:
+        for sink in self.sinks:
+            if isinstance(sink, Stream) and sink.on_change is not None:
+                sink.on_change(sink)
 
     def deliver(self, notice: Told) -> None:
         """Queue an event in all shapes, if the filter lets it."""
@@ -151,17 +159,23 @@ class Limits:
 class Watches:
     """All watches of a mount, and the count of events.
 
-    strict: no default depth and nothing watched until named, as the kernel.
+    strict: no default depth and nothing watched until named, as the kernel. trusted: the users
+    whose watches without objects see everything; those of others see what `publish` is told that
+    they may. None trusts all.
     """
 
-    def __init__(self, limits: Limits = Limits(), *, strict: bool = False) -> None:
+    def __init__(
+        self, limits: Limits = Limits(), *, strict: bool = False, trusted: frozenset[int] | None = None
+    ) -> None:
         self.limits = limits
         self.strict = strict
+        self._trusted = trusted
         self.by_name: dict[str, Watch] = {}
         self.by_number: dict[int, Watch] = {}
         self.last_event = 0
         """The number of the last event, 0 before the first."""
         self._everything: dict[int, Watch] = {}
+        self._everything_else: dict[int, Watch] = {}  # of those who are not trusted
         self._owned: dict[int, int] = {}
         self._last_number = 0
 
@@ -187,7 +201,8 @@ class Watches:
             watch.sinks = (Log(self.limits.log_events),)
         if not self.strict:
             watch.everything = True
-            self._everything[watch.number] = watch
+            trusted = self._trusted is None or uid in self._trusted
+            (self._everything if trusted else self._everything_else)[watch.number] = watch
         return watch
 
     def remove_name(self, name: str) -> Watch:
@@ -204,7 +219,7 @@ class Watches:
         for entry in watch.entries:
             entry.target.remove_watcher(entry)
         watch.entries = ()
-        self._everything.pop(watch.number, None)
+        self._stop_everything(watch)
         if self.by_number.pop(watch.number, None) is not None:
             self._owned[watch.uid] -= 1
             if not self._owned[watch.uid]:
@@ -224,9 +239,13 @@ class Watches:
         watch.entries = (*watch.entries, entry)
         target.add_watcher(entry)
         if watch.everything:
-            watch.everything = False
-            del self._everything[watch.number]
+            self._stop_everything(watch)
         return entry
+
+    def _stop_everything(self, watch: Watch) -> None:
+        watch.everything = False
+        self._everything.pop(watch.number, None)
+        self._everything_else.pop(watch.number, None)
 
     def remove(self, watch: Watch, target: Watchable, now_ns: int, *, label: str, place: tuple[str, ...] = ()) -> None:
         """Stop watching `target`; posts META removal. Raises EBADSLT."""
@@ -262,9 +281,16 @@ class Watches:
         self.last_event += 1
         return Event(self.last_event, now_ns, record, names)
 
-    def publish(self, event: Event, audience: Iterable[tuple[Entry, int]], everything: int = 0) -> None:
+    def publish(
+        self,
+        event: Event,
+        audience: Iterable[tuple[Entry, int]],
+        everything: int = 0,
+        may_see: Callable[[int, int], bool] | None = None,
+    ) -> None:
         """Tell the entries in `audience`, each with its own flag bits of `info`, in that order; and
-        every watch that watches everything, with the flag bits `everything`."""
+        every watch that watches everything, with the flag bits `everything`. may_see: whether a
+        user (uid, gid) who is not trusted may hear of it without having named it; None for yes."""
         notices: dict[int, Told] = {}
         for entry, flags in audience:
             bits = entry.id << r.WATCH_INFO_ID__SHIFT | flags
@@ -272,10 +298,13 @@ class Watches:
             if notice is None:
                 notice = notices[bits] = event.notice(bits)
             entry.watch.deliver(notice)
-        if self._everything:
+        if self._everything or self._everything_else:
             notice = notices.get(everything) or event.notice(everything)
             for watch in self._everything.values():
                 watch.deliver(notice)
+            for watch in self._everything_else.values():
+                if may_see is None or may_see(watch.uid, watch.gid):
+                    watch.deliver(notice)
 
     def publish_raw(self, raw: Sequence[bytes], now_ns: int) -> None:
         """Tell every watch that watches anything, with exactly these bytes, IDs included."""

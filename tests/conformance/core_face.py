@@ -12,7 +12,7 @@ from typing import Any
 
 from wqfs.abi import filters
 from wqfs.abi.errors import Malformed
-from wqfs.queue import POLLRDNORM, BufferTooSmall
+from wqfs.queue import BufferTooSmall
 from wqfs.sim.command import Actor
 from wqfs.sim.errors import Refused
 from wqfs.sim.system import System
@@ -22,8 +22,9 @@ Step = dict[str, Any]
 
 ACTOR = Actor(0, 0)
 COMPARED = frozenset("open close set_size set_filter watch post read readv poll pause".split())
-POLL_NAMES = (("IN", select.POLLIN), ("RDNORM", POLLRDNORM), ("OUT", select.POLLOUT), ("WRNORM", 0x100),
-              ("ERR", select.POLLERR), ("HUP", select.POLLHUP), ("NVAL", select.POLLNVAL))  # fmt: skip
+POLL_NAMES = tuple(
+    (name, getattr(select, f"POLL{name}")) for name in ("IN", "RDNORM", "OUT", "WRNORM", "ERR", "HUP", "NVAL")
+)
 PADDING = b"\0" * 1024
 """Zero bytes follow the rules in the memory that SET_FILTER points at."""
 

@@ -43,6 +43,13 @@ struct wqfs_queued {
 #define WQFS_IOC_WATCH_DEVICES	_IOW('W', 0x73, struct wqfs_watch_devices)
 #define WQFS_IOC_QUEUED		_IOR('W', 0x74, struct wqfs_queued)
 
+/* The kernel's own two, for programs that cannot include linux/watch_queue.h: it includes
+ * linux/fcntl.h, which does not go together with fcntl.h. */
+#ifndef IOC_WATCH_QUEUE_SET_SIZE
+#define IOC_WATCH_QUEUE_SET_SIZE	_IO('W', 0x60)
+#define IOC_WATCH_QUEUE_SET_FILTER	_IO('W', 0x61)
+#endif
+
 /* IOC_WATCH_QUEUE_SET_FILTER with its filter of n rules carried by value: needs no access of the
  * server to the caller's memory. n = 0 removes the filter, as a null pointer does. */
 #define WQFS_IOC_SET_FILTER(n)	_IOC(_IOC_WRITE, 'W', 0x61, 8 + 44 * (n))

@@ -174,7 +174,7 @@ class Channel:
             # Also when it is ready: epoll's edge-triggered form waits for the next record.
             source = handle.source()
             if source is not None:
-                source.pollers[kh] = None
+                source.pollers[handle] = kh
                 source.arm()
         self._send(_POLL_OUT(24, 0, unique, events))
 
@@ -201,6 +201,9 @@ class Channel:
         handle = self.handles.pop(fh, None)
         try:
             if handle is not None:
+                source = handle.source()
+                if source is not None and source.pollers.pop(handle, None) is not None:
+                    source.arm()
                 handle.release()
         finally:
             self._error(unique, 0)
@@ -252,7 +255,7 @@ class Channel:
                 self._send(_OUT(_OUT_SIZE, data, unique))
             else:
                 self._send(_OUT(_OUT_SIZE + len(data), 0, unique) + data)  # type: ignore[arg-type,operator]
-        for kh in source.pollers:
+        for kh in source.pollers.values():
             self._send(fuse.NOTIFY_POLL_OUT.pack(fuse.NOTIFY_POLL_OUT.size, fuse.NOTIFY_POLL, 0, kh))
         source.pollers.clear()
         source.arm()

@@ -27,6 +27,8 @@ class Control:
         self._system = system
         self._watches = watches
         self._now_ns = now_ns
+        self.changes = 0
+        """Lines of control files that were carried out."""
         self._actor = Actor(0, 0)
         system.keys.login(self._actor)
 
@@ -63,12 +65,14 @@ class Control:
     def objects_line(self, watch: Watch, line: str, caller: Caller) -> None:
         """A line of `objects`: adds or, with a `-` before it, removes. Raises LineRefused."""
         try:
+            self.changes += 1
             objects.apply(self._system, watch, line, self._actor_of(caller), self._now_ns())
         except Refused as refused:
             raise LineRefused(refused.errno or errno.EINVAL, refused.reason, refused.word) from None
 
     def filter_lines(self, watch: Watch, lines: Sequence[str]) -> None:
         """The whole text of `filter`; without a rule it removes the filter. Raises LineRefused."""
+        self.changes += 1
         try:
             watch.queue.filter = filter_text.parse("\n".join(lines))
         except filter_text.FilterTextError as error:
@@ -82,6 +86,7 @@ class Control:
             return
         if not text.isascii() or not text.isdecimal() or len(text) > 10:
             raise LineRefused(errno.EINVAL, f"expected a depth of 1..{DEPTH_MAX}, not {text[:20]!r}", 1)
+        self.changes += 1
         try:
             watch.queue.set_size(int(text))
         except SizeRefused as refused:

@@ -36,6 +36,8 @@ BURST: Final = 256
 """Requests served before trio gets a turn."""
 BUFFER_SIZE: Final = MAX_WRITE + 4096
 """As large as libfuse's: a WRITE's data and a page for headers."""
+_GONE: Final = (errno.ENODEV, errno.ENOTCONN, errno.ECONNABORTED)
+"""What /dev/fuse answers when the mount is gone: unmounted, or its connection aborted."""
 _VAIN: Final = 4
 """After so many reads in vain in a row the loop waits before it reads, _PATIENCE times."""
 _PATIENCE: Final = 32
@@ -83,8 +85,7 @@ class Device:
             try:
                 write(fd, message)
             except OSError as error:
-                # ENOENT: the caller was killed meanwhile; ENODEV, ENOTCONN: the mount is gone.
-                if error.errno not in (errno.ENOENT, errno.ENODEV, errno.ENOTCONN):
+                if error.errno not in _GONE and error.errno != errno.ENOENT:  # the caller was killed meanwhile
                     log.error("the kernel refused a reply of %d bytes: %s", len(message), error)
 
         return send
@@ -166,7 +167,7 @@ class Device:
                 self._vain = 0
                 self._patience = _PATIENCE
         except OSError as error:
-            if error.errno == errno.ENODEV:
+            if error.errno in _GONE:
                 self._lose_mount()
             elif error.errno not in (errno.EINTR, errno.ENOENT):  # ENOENT: interrupted while read
                 raise
@@ -199,5 +200,7 @@ class Device:
                     self._poll.unregister(self._names)
                     return
                 self._send(self.channel.answered(reply))
+                if self.channel.ready:  # a name operation can make events: a look at sim/keys ends keys
+                    self.channel.wake()
         except BlockingIOError:
             pass

@@ -76,15 +76,21 @@ class Filesystem:
             events_depth=options.events_depth,
             log_events=options.log_events,
         )
-        self.watches = Watches(limits, strict=options.strict)
+        self.watches = Watches(limits, strict=options.strict, trusted=frozenset((self.uid, 0)))
         self.system = System(self.watches, now_ns=now_ns())
         self.refusals = Refusals(now_ns)
         self.control = Control(self.system, self.watches, now_ns)
         self.mount_changes = Changes()
         self.channel: Channel
+        self.on_schedule: Callable[[], object] = lambda: None
+        """Called when `collect` has to be called at another time than it said."""
+        self._next_collection_ns: int | None = None
         self._last_handle = 0
         self._sources: dict[int, Source] = {}
         self._mount_source: Source | None = None
+        self._hung_up = False
+        self._watches_changed_ns = now_ns()
+        self._version = 0
         self._changed_ns = now_ns()
         self._lines = LineContext(options.max_line, self.refusals.add)
         self._queues = QueueContext(
@@ -124,17 +130,30 @@ class Filesystem:
 
     def changed_ns(self, place: Place, watch: Watch | None) -> int:
         """When the text of a place may have changed last; 0 for never."""
-        return 0 if place.is_directory or place.stream else self._changed_ns
+        if place is nodes.WATCHES:
+            return self._watches_changed_ns
+        if place.is_directory or place.stream:
+            return 0
+        version = self.system.changed + self.watches.last_event + self.refusals.count + self.control.changes
+        if version != self._version:
+            self._version = version
+            self._changed_ns = self.now_ns()
+        return self._changed_ns
 
     # -- watches
 
     def make_watch(self, name: str, uid: int, gid: int) -> Watch:
         """mkdir watches/NAME. Raises WatchRefused."""
-        return self.watches.make(name, uid, gid, self.now_ns())
+        watch = self.watches.make(name, uid, gid, self.now_ns())
+        if self._hung_up:
+            watch.hang_up()
+        self._watches_changed_ns = watch.made_ns
+        return watch
 
     def remove_watch(self, name: str) -> None:
         """rmdir watches/NAME: hangs up. What is open lives on. Raises KeyError."""
         watch = self.watches.remove_name(name)
+        self._watches_changed_ns = self.now_ns()
         self._forget_if_unused(watch)
         self.channel.wake()
 
@@ -149,9 +168,9 @@ class Filesystem:
 
     def hang_up(self) -> None:
         """The end of the mount: every reader drains and finds end of file, every poller POLLHUP."""
+        self._hung_up = True
         for watch in self.watches.by_number.values():
-            while watch.queue.writers:
-                watch.let_go()
+            watch.hang_up()
         self.channel.wake()
 
     # -- opening
@@ -165,7 +184,7 @@ class Filesystem:
 
     def _handle(self, place: Place, flags: int, caller: Caller) -> Handle:
         if place is nodes.ROOT_QUEUE:
-            watch = self.watches.make("", caller[0], caller[1], self.now_ns())
+            watch = self.make_watch("", caller[0], caller[1])
             return self._handle_of_watch(nodes.QUEUE, watch, flags)
         if place is nodes.POST:
             return LineHandle("post", _NOTHING, self._post, self._lines)
@@ -237,13 +256,21 @@ class Filesystem:
     # -- what changes the simulated system
 
     def _post(self, line: str, caller: Caller) -> None:
-        self._changed_ns = self.now_ns()
-        self.control.run(line, caller, self._changed_ns)
+        self.control.run(line, caller, self.now_ns())
         self.mount_changes.update(self.system.mounts.changed)
+        if self.system.keys.next_collection_ns != self._next_collection_ns:
+            self._next_collection_ns = self.system.keys.next_collection_ns
+            self.on_schedule()
 
     def _deliver_raw(self, records: list[bytes]) -> None:
-        self._changed_ns = self.now_ns()
-        self.watches.publish_raw(records, self._changed_ns)
+        self.watches.publish_raw(records, self.now_ns())
+
+    def collect(self) -> int | None:
+        """Do what is due by now; returns when to call again, nanoseconds since the epoch, None for never."""
+        self.system.keys.collect(self.now_ns())
+        self.channel.wake()
+        self._next_collection_ns = self.system.keys.next_collection_ns
+        return self._next_collection_ns
 
     # -- looking
 

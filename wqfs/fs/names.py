@@ -200,9 +200,12 @@ class Names(pyfuse3.Operations):
         for at in range(start_id, len(listing)):
             name, node = listing[at]
             try:
-                attributes = self._attributes(*self._find(node), uid, gid)
+                place, watch = self._find(node)
             except FUSEError:
-                continue  # removed since the directory was opened
+                continue  # gone since the directory was opened
+            if place is nodes.WATCH and (watch is None or watch.name != os.fsdecode(name)):
+                continue  # removed since then, and still open somewhere
+            attributes = self._attributes(place, watch, uid, gid)
             if not pyfuse3.readdir_reply(token, FileNameT(name), attributes, at + 1):
                 break
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import os
 import select
 import signal
@@ -117,6 +118,7 @@ async def _tasks(session: _Session) -> None:
         nursery.start_soon(_names)
         nursery.start_soon(_stop_on_signal, session, nursery.cancel_scope)
         nursery.start_soon(_hang_up_when_detached, session)
+        nursery.start_soon(_collect_when_due, session.filesystem)
         if session.limit is not None:
             nursery.start_soon(_end_long_waits, session, session.limit)
         await session.device.wait_gone()
@@ -157,6 +159,17 @@ async def _hang_up_when_detached(session: _Session) -> None:
             changes.poll(0)
     log.info("%s: detached; readers get end of file", session.mountpoint)
     session.filesystem.hang_up()
+
+
+async def _collect_when_due(filesystem: Filesystem) -> None:
+    """End the keys whose time is over when it is, not when somebody looks."""
+    while True:
+        rescheduled = trio.Event()
+        filesystem.on_schedule = rescheduled.set
+        due_ns = filesystem.collect()
+        delay = math.inf if due_ns is None else max(0.0, (due_ns - filesystem.now_ns()) / 1e9)
+        with trio.move_on_after(delay):
+            await rescheduled.wait()
 
 
 async def _end_long_waits(session: _Session, limit: int) -> None:

@@ -137,6 +137,10 @@ class KeyTable(KeyStore):
             raise KeyRefused(errno.ENOKEY, f"there is no key {serial}", name)
         return key, possesses(key, actor, self._tops(actor))
 
+    def may_view(self, actor: Actor, key: Key) -> bool:
+        """Whether the key grants View to `actor`: what watching it needs."""
+        return permits(key, actor, Need.VIEW, possessed=possesses(key, actor, self._tops(actor)))
+
     def possesses(self, actor: Actor, key: Key) -> bool:
         """Whether a search of the actor's keyrings finds `key`."""
         return possesses(key, actor, self._tops(actor))

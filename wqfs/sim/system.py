@@ -26,6 +26,7 @@ from wqfs.watch import Watchable, Watches
 _MOUNT_RECORD = struct.Struct(r.HEADER.format + r.MOUNT_BODY.format[1:])
 _KEY_RECORD = struct.Struct(r.HEADER.format + r.KEY_BODY.format[1:])
 _KEY = int(r.WatchType.KEY_NOTIFY)
+_WITH_A_KEY = (r.KeySubtype.LINKED, r.KeySubtype.UNLINKED)  # aux is a key's serial number
 _MOUNT = int(r.WatchType.MOUNT_NOTIFY)
 
 
@@ -180,15 +181,20 @@ class System:
     def notify_key(self, key: Key, subtype: r.KeySubtype, aux: int, now_ns: int) -> None:
         """A key event. aux: as in the record, a key's serial number or a positive errno."""
         called: dict[str, NameValue] = {"description": key.description, "key_type": key.type.name}
-        if subtype in (r.KeySubtype.LINKED, r.KeySubtype.UNLINKED):
-            other = self.keys.by_serial.get(aux)
-            if other is not None:
-                called["aux_description"] = other.description
+        aux_key = self.keys.by_serial.get(aux) if subtype in _WITH_A_KEY else None
+        if aux_key is not None:
+            called["aux_description"] = aux_key.description
         record = _KEY_RECORD.pack(_KEY | subtype << 24, _KEY_RECORD.size, key.serial, aux)
         event = self.watches.event(now_ns, record, called)
         key.changed = event.number
         self.changed += 1
-        self.watches.publish(event, [(entry, 0) for entry in key.watchers])
+
+        def may_see(uid: int, gid: int) -> bool:
+            """As a watch on the key would need: View on it, and on the one that is named with it."""
+            viewer = Actor(uid, gid)
+            return self.keys.may_view(viewer, key) and (aux_key is None or self.keys.may_view(viewer, aux_key))
+
+        self.watches.publish(event, [(entry, 0) for entry in key.watchers], may_see=may_see)
 
     def notify_device(self, device: str, subtype: r.BlockSubtype, sector: int, now_ns: int) -> None:
         """An error of the block device called `device` at a sector, 0..2^64-1."""

@@ -1,6 +1,7 @@
 """What the channel expects of an open file, and where its waiting readers and pollers stand.
 
-An answer to a read is bytes; WAIT when there is nothing yet; or a negative errno. The other calls
+An answer to a read is bytes; None while there is nothing, then the source says when to ask again; or
+a negative errno. The other calls
 answer a value or a negative errno, as a FUSE reply does. A handle never blocks.
 """
 
@@ -8,21 +9,17 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from select import POLLIN, POLLOUT
 from typing import Any, Protocol
 
 from wqfs.abi.fuse import FOPEN_DIRECT_IO, FOPEN_NOFLUSH, FOPEN_STREAM
-
-WAIT = None
-"""A read's answer: nothing yet, ask again when the source says so."""
+from wqfs.abi.polling import READABLE, WRITABLE
 
 Caller = tuple[int, int, int]
 """uid, gid, pid of a request, as the kernel gives them to the mounter's namespaces."""
 
 STREAM_FLAGS = FOPEN_DIRECT_IO | FOPEN_STREAM | FOPEN_NOFLUSH
 TEXT_FLAGS = FOPEN_DIRECT_IO | FOPEN_NOFLUSH
-POLLRDNORM, POLLWRNORM = 0x040, 0x100
-ALWAYS_READY = POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM
+ALWAYS_READY = READABLE | WRITABLE
 
 
 class Complain(Protocol):
@@ -41,8 +38,8 @@ class Changing(Protocol):
 class Source:
     """Who waits for one queue or stream: readers in the order of their arrival, and pollers.
 
-    waiters: unique of the READ -> (handle, size, since); pollers: the kernel's `kh` of each open
-    file that wants one notification. `target.on_change` is set only while somebody waits, and
+    waiters: unique of the READ -> (handle, size, since); pollers: open files that want one
+    notification, with the kernel's `kh` of each. `target.on_change` is set only while somebody waits, and
     fires once: many records in one write wake once.
     """
 
@@ -52,7 +49,7 @@ class Source:
         self.target = target
         self.ready = ready
         self.waiters: dict[int, tuple[Handle, int, float]] = {}
-        self.pollers: dict[int, None] = {}
+        self.pollers: dict[Handle, int] = {}
 
     def arm(self) -> None:
         self.target.on_change = self._changed if self.waiters or self.pollers else None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from wqfs.abi import records
 from wqfs.abi.errors import Malformed
@@ -45,8 +45,7 @@ class LineHandle(TextHandle):
     """A file that runs each line written to it.
 
     name: how `errors` calls the file; view: what reading gives; run: takes a line without its
-    newline, raises LineRefused; whole: called after the lines of a write or a close, if there were
-    any, raises LineRefused.
+    newline, raises LineRefused; released: called at the close.
     """
 
     __slots__ = ("_caller", "_context", "_count", "_name", "_rest", "_run", "truncated")
@@ -125,6 +124,10 @@ class LineHandle(TextHandle):
             super().release()
 
 
+MAX_TEXT: Final = 64 * 1024
+"""Bytes that a file whose lines count together takes from one open."""
+
+
 class _Refused(Exception):
     """A refusal that is in `errors` already; only its errno is still wanted."""
 
@@ -139,7 +142,7 @@ class WholeTextHandle(LineHandle):
     replace: takes all lines, raises LineRefused with the line and its number.
     """
 
-    __slots__ = ("_lines", "_replace")
+    __slots__ = ("_bytes", "_lines", "_replace")
 
     def __init__(
         self,
@@ -150,6 +153,7 @@ class WholeTextHandle(LineHandle):
         released: Callable[[], None] | None = None,
     ) -> None:
         self._lines: list[str] = []
+        self._bytes = 0
         self._replace = replace
         super().__init__(name, view, self._keep, context, released)
 
@@ -157,10 +161,15 @@ class WholeTextHandle(LineHandle):
         self._lines.append(line)
 
     def write(self, data: memoryview, offset: int, caller: Caller) -> int:
+        if self._bytes + len(data) > MAX_TEXT:
+            self._context.complain(self._name, f"expected at most {MAX_TEXT} bytes since the open", caller)
+            return -errno.EINVAL
         before = len(self._lines)
         count = super().write(data, offset, caller)
         if count < 0:
             del self._lines[before:]
+        else:
+            self._bytes += count
         return count
 
     def _finish(self, caller: Caller) -> None:

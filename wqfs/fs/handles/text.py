@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from select import POLLERR, POLLIN, POLLPRI
+from select import POLLERR, POLLPRI
 
+from wqfs.abi.polling import READABLE
 from wqfs.event import Log, Stream
-from wqfs.fs.handles.base import ALWAYS_READY, POLLRDNORM, STREAM_FLAGS, Caller, Handle, Source
+from wqfs.fs.handles.base import ALWAYS_READY, STREAM_FLAGS, Caller, Handle, Source
 from wqfs.watch import Watch
 
 
@@ -52,9 +53,9 @@ class ChangingTextHandle(TextHandle):
     def poll(self) -> int:
         version = self._version()
         if version == self._seen:
-            return POLLIN | POLLRDNORM
+            return READABLE
         self._seen = version
-        return POLLIN | POLLRDNORM | POLLERR | POLLPRI
+        return READABLE | POLLERR | POLLPRI
 
     def source(self) -> Source:
         return self._source
@@ -76,7 +77,7 @@ class EventsHandle(Handle):
 
     def read(self, offset: int, size: int, flags: int) -> bytes | None:
         data = self._stream.read(size)
-        if data is None and not self._watch.queue.writers:
+        if data is None and self._watch.queue.hung_up:
             return b""
         return data
 
@@ -84,7 +85,7 @@ class EventsHandle(Handle):
         return -errno.EBADF
 
     def poll(self) -> int:
-        return self._stream.poll(hung_up=not self._watch.queue.writers)
+        return self._stream.poll(hung_up=self._watch.queue.hung_up)
 
     def source(self) -> Source:
         return self._source
