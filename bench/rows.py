@@ -60,6 +60,7 @@ ROWS = (
     *(Row(f"fanout_{n}", f"event to {n:,} watches, per watch", "us_per_watch", PER_WATCH) for n in WATCHES),
     *(Row(f"fanout_{n}_mean", f"event to {n:,} watches, mean", "us_per_watch") for n in WATCHES),
     Row("fanout_flat", "fan-out, dearest / cheapest per watch", "ratio", (Target(1.25),)),
+    Row("fanout_net_flat", "the same without the write's own cost", "ratio"),
     Row("memory_watch", "daemon's memory per idle watch, of 10,000", "kib", (Target(8.0),)),
     Row("memory_reader", "daemon's memory per waiting reader, of 10,000", "kib", (Target(1.0),)),
     Row("idle", "context switches of an idle mount", "count", (Target(0.0),)),

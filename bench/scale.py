@@ -70,7 +70,8 @@ def fan_out(shop: Workshop, server: Wqfs) -> None:
     costs = {}
     # The client's own queue is a pipe that it leaves alone: no watch is drained.
     records = Paths("pipe", str(server.directory / "sim" / "records"), "-", "-")
-    figures.add("fanout_0", server.name, shop.run("write_alone", records, WRITES)["median_ns"] / 1e3)
+    alone = shop.run("write_alone", records, WRITES)["median_ns"] / 1e3
+    figures.add("fanout_0", server.name, alone)
     for count in WATCHES:
         with shop.keeper.deadline(MAKE_S, f"fan-out: mkdir of {count} watches"):
             while made < count:
@@ -88,6 +89,8 @@ def fan_out(shop: Workshop, server: Wqfs) -> None:
             if status.get("lost") != 0 or status.get("queued") != sent:
                 raise Failed(f"{watch}: expected {sent} queued and none lost, not {status}")
     figures.add("fanout_flat", server.name, max(costs.values()) / min(costs.values()))
+    net = [cost - alone / count for count, cost in costs.items()]
+    figures.add("fanout_net_flat", server.name, max(net) / min(net))
 
 
 def watch_memory(shop: Workshop, server: Wqfs) -> None:

@@ -15,6 +15,7 @@ Neither side may block the other: what pyfuse3's socket does not take at once wa
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
 import select
@@ -61,8 +62,9 @@ class Device:
     ) -> None:
         self._fd = fuse_fd
         self._names = names
-        self._buffers = [bytearray(BUFFER_SIZE)]
-        self._message = memoryview(self._buffers[0])
+        # FileIO, for its readinto is the cheapest read there is, and says None, not an exception, to no request.
+        self._kernel = io.FileIO(fuse_fd, "rb", closefd=False)
+        self._message = memoryview(bytearray(BUFFER_SIZE))
         self._vain = 0
         self._patience = 0
         self._poll = select.poll()
@@ -150,22 +152,23 @@ class Device:
 
     def _serve_kernel(self) -> None:
         """Requests until there is none, or others have waited long enough."""
-        receive, readv, fd = self._receive, os.readv, self._fd
-        buffers, message = self._buffers, self._message
+        receive, read_into, message = self._receive, self._kernel.readinto, self._message
         try:
-            receive(message, readv(fd, buffers))
-            if self._patience:
-                self._patience -= 1
-                return
-            receive(message, readv(fd, buffers))
-            self._vain = 0
-            for _ in range(BURST):
-                receive(message, readv(fd, buffers))
-        except BlockingIOError:
-            self._vain += 1
-            if self._vain >= _VAIN:
-                self._vain = 0
-                self._patience = _PATIENCE
+            for served in range(BURST):
+                size = read_into(message)
+                if size is None:
+                    if served <= 1:
+                        self._vain += 1
+                        if self._vain >= _VAIN:
+                            self._vain = 0
+                            self._patience = _PATIENCE
+                    else:
+                        self._vain = 0
+                    return
+                receive(message, size)
+                if self._patience:
+                    self._patience -= 1
+                    return
         except OSError as error:
             if error.errno in _GONE:
                 self._lose_mount()
