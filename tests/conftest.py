@@ -1,105 +1,13 @@
-"""Fixtures for tests that mount: a daemon of its own for each, gone at the end whatever happened."""
+"""Fixtures for tests that mount: a daemon, gone at the end whatever happened."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-MOUNT_COMMAND = (sys.executable, str(ROOT / "mount_wqfs.py"))
-LIMIT = 20.0
-"""Seconds that anything may take before a test calls it hung."""
-
-
-def wait_until(condition: Callable[[], object], what: str, limit: float = LIMIT) -> None:
-    """Wait until `condition()` is true; fails the test, naming `what`, after `limit` seconds."""
-    end = time.monotonic() + limit
-    while not condition():
-        if time.monotonic() > end:
-            pytest.fail(f"waited {limit:g} s for {what}")
-        time.sleep(0.005)
-
-
-def is_mounted(path: Path) -> bool:
-    """Whether a wqfs is mounted at `path`, from the mount table alone."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
-        return any(line.split(" ")[4] == str(path) and " - fuse.wqfs " in line for line in table)
-
-
-class Mount:
-    """A running wqfs. path: the mountpoint; process: the daemon, in the foreground."""
-
-    def __init__(self, path: Path, options: str, log: Path) -> None:
-        self.path = path
-        self._log = log
-        command = [*MOUNT_COMMAND, str(path), "-f", *(["-o", options] if options else [])]
-        with open(log, "wb") as output:
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-            )
-        try:
-            wait_until(lambda: "mounted" in self.log() or self.process.poll() is not None, "the mount")
-            if self.process.poll() is not None:
-                pytest.fail(f"the mount command ended with {self.process.returncode}: {self.log()}")
-        except BaseException:
-            self.close()
-            raise
-
-    def log(self) -> str:
-        """What the daemon has said so far."""
-        return self._log.read_text(errors="replace")
-
-    def post(self, *lines: str) -> None:
-        """Write lines to `post`, each in a write of its own. Raises OSError as write(2) does."""
-        fd = os.open(self.path / "post", os.O_WRONLY)
-        try:
-            for line in lines:
-                os.write(fd, line.encode("utf-8", "surrogateescape") + b"\n")
-        finally:
-            os.close(fd)
-
-    def watch(self, name: str = "w") -> Path:
-        """mkdir watches/NAME; returns its folder."""
-        folder = self.path / "watches" / name
-        folder.mkdir()
-        return folder
-
-    def status(self, folder: Path) -> dict[str, int]:
-        """The numbers of a watch's `status`."""
-        return {name: int(value) for name, value in map(str.split, (folder / "status").read_text().splitlines())}
-
-    def wait_for_readers(self, folder: Path, count: int = 1) -> None:
-        """Wait until `count` reads wait on the watch's queue."""
-        wait_until(lambda: self.status(folder)["readers"] >= count, f"{count} waiting readers")
-
-    def wait_for_pollers(self, folder: Path, count: int = 1) -> None:
-        """Wait until `count` open files have a poll waiting on the watch's queue."""
-        wait_until(lambda: self.status(folder)["pollers"] >= count, f"{count} waiting pollers")
-
-    def close(self) -> None:
-        """Unmount at once, end the daemon, wait for it."""
-        subprocess.run(
-            ["fusermount3", "-uz", "-q", "--", str(self.path)],
-            check=False,
-            capture_output=True,
-            timeout=LIMIT,
-        )
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGTERM)
-        try:
-            self.process.wait(5)
-        except subprocess.TimeoutExpired:
-            with suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait(LIMIT)
+from tests.tools import Mount, mounted
 
 
 @pytest.fixture
@@ -120,8 +28,7 @@ def mount_with(tmp_path: Path) -> Iterator[Callable[[str], Mount]]:
         for each in mounts:
             each.close()
     for each in mounts:
-        assert "Traceback" not in each.log(), each.log()
-        assert "ERROR" not in each.log(), each.log()
+        each.assert_no_error()
 
 
 @pytest.fixture
@@ -134,3 +41,19 @@ def mount(mount_with: Callable[[str], Mount]) -> Mount:
 def strict_mount(mount_with: Callable[[str], Mount]) -> Mount:
     """A wqfs that answers as the kernel does: `-o strict,enobufs`."""
     return mount_with("strict,enobufs")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mount]:
+    """One wqfs without options for all tests of a file that asks for it."""
+    with mounted(tmp_path_factory.mktemp("shared")) as mount:
+        yield mount
+
+
+@pytest.fixture
+def watch(shared: Mount) -> Iterator[Path]:
+    """A watch of everything on the shared mount; a test may rmdir it."""
+    folder = shared.watch()
+    yield folder
+    if folder.exists():
+        folder.rmdir()

@@ -18,33 +18,10 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import LIMIT, Mount, wait_until
+from tests.tools import LIMIT, Mount, wait_until
 
 ERROR = "sb error / EIO"
 PROMISED = ["seq", "time", "id", "type", "event", "flags"]
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mount]:
-    """One mount for all tests of this file that need no options."""
-    folder = tmp_path_factory.mktemp("events")
-    (folder / "mnt").mkdir()
-    mount = Mount(folder / "mnt", "", folder / "log")
-    try:
-        yield mount
-    finally:
-        mount.close()
-    assert "Traceback" not in mount.log(), mount.log()
-    assert "ERROR" not in mount.log(), mount.log()
-
-
-@pytest.fixture
-def watch(shared: Mount) -> Iterator[Path]:
-    """A watch of everything; a test may rmdir it."""
-    folder = shared.watch()
-    yield folder
-    if folder.exists():
-        folder.rmdir()
 
 
 def metric(mount: Mount, name: str) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import LIMIT, Mount, wait_until
+from tests.tools import LIMIT, Mount, wait_until
 
 
 def polled(fd: int, limit_ms: int = 0) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import LIMIT, MOUNT_COMMAND, Mount, is_mounted, wait_until
+from tests.tools import LIMIT, MOUNT_COMMAND, Mount, is_mounted, wait_until
 from wqfs import __version__
 
 EXIT_USAGE, EXIT_SYSTEM, EXIT_MOUNT = 1, 2, 32

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import LIMIT, Mount, wait_until
+from tests.tools import LIMIT, Mount, wait_until
 from wqfs.abi import ioctls
 from wqfs.abi import records as r
 
@@ -42,27 +42,6 @@ class Sight:
 
     def names(self) -> list[str]:
         return [line["event"] for line in self.lines()]
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mount]:
-    """One mount for all tests of this file that need no options: they use paths of their own."""
-    folder = tmp_path_factory.mktemp("post")
-    (folder / "mnt").mkdir()
-    mount = Mount(folder / "mnt", "", folder / "log")
-    try:
-        yield mount
-    finally:
-        mount.close()
-    assert "Traceback" not in mount.log(), mount.log()
-    assert "ERROR" not in mount.log(), mount.log()
-
-
-@pytest.fixture
-def watch(shared: Mount) -> Iterator[Path]:
-    folder = shared.watch()
-    yield folder
-    folder.rmdir()
 
 
 @pytest.fixture

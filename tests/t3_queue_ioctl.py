@@ -18,9 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import conftest
-from tests.conftest import LIMIT, ROOT, Mount
-from tests.t3_queue_read import HEADER, NO_WAIT, deliver, new_watch, opened, record, refused, shared_mount
+from tests import tools
+from tests.tools import HEADER, LIMIT, NO_WAIT, ROOT, Mount, deliver, mounted, new_watch, opened, record, refused
 from wqfs.abi import ioctls
 
 SET_SIZE = 0x5760
@@ -47,7 +46,7 @@ WITHOUT_PTRACE = ("setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptra
 
 @pytest.fixture(scope="module")
 def mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mount]:
-    with shared_mount(tmp_path_factory.mktemp("ioctl")) as mount:
+    with mounted(tmp_path_factory.mktemp("ioctl")) as mount:
         yield mount
 
 
@@ -315,7 +314,7 @@ def forms_as_caller(mount: Mount, *, uid: str = "-", dumpable: bool = True) -> d
 def mount_without_ptrace(mount_with: Callable[[str], Mount], monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Mount]:
     """Mounts with a daemon that may read the memory of its equals alone, as an unprivileged one's or
     a confined service's."""
-    monkeypatch.setattr(conftest, "MOUNT_COMMAND", (*WITHOUT_PTRACE, *conftest.MOUNT_COMMAND))
+    monkeypatch.setattr(tools, "MOUNT_COMMAND", (*WITHOUT_PTRACE, *tools.MOUNT_COMMAND))
     return mount_with
 
 

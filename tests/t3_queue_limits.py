@@ -11,8 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from tests.conftest import LIMIT, Mount, wait_until
-from tests.t3_queue_read import AT_ONCE, Call, deliver, numbers, opened, record, refused, running
+from tests.tools import AT_ONCE, LIMIT, Call, Mount, deliver, numbers, opened, record, refused, running, wait_until
 
 WAITERS = 200
 """More than pyfuse3 has tasks (99)."""

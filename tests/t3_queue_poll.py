@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import LIMIT, Mount, wait_until
-from tests.t3_queue_read import (
+from tests.tools import (
     AT_ONCE,
+    LIMIT,
     META_LOSS,
     NO_WAIT,
     Call,
+    Mount,
     deliver,
     numbers,
     opened,
@@ -27,6 +28,7 @@ from tests.t3_queue_read import (
     refused,
     running,
     wait_for_any_readers,
+    wait_until,
 )
 
 READABLE = select.POLLIN | select.POLLRDNORM

@@ -1,167 +1,37 @@
-"""read(2) on a queue: what it gives, when it waits, and what ends the wait.
-
-The other t3_queue_* files take their helpers from here.
-"""
+"""read(2) on a queue: what it gives, when it waits, and what ends the wait."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import itertools
 import os
 import pty
 import select
 import signal
-import struct
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from contextlib import ExitStack
 
 import pytest
 
-from tests.conftest import LIMIT, Mount, wait_until
-
-AT_ONCE = 5.0
-"""Seconds within which what happens at once has happened, on a busy machine too."""
-NO_WAIT = os.O_NONBLOCK
-HEADER = struct.Struct("=II")
-NUMBER = struct.Struct("=I")
-META_LOSS = HEADER.pack(0 | 1 << 24, 8)
-
-
-def record(number: int, length: int = 16) -> bytes:
-    """A record of `length` bytes, 12..127, that carries `number`: of type KEY_NOTIFY, subtype updated."""
-    return (HEADER.pack(1 | 1 << 24, length) + NUMBER.pack(number)).ljust(length, b"\xa5")
-
-
-def numbers(data: bytes) -> list[int]:
-    """What the records in `data` carry; fails unless they are whole."""
-    found = []
-    while data:
-        _, info = HEADER.unpack_from(data)
-        assert 12 <= info & 0x7F <= len(data), f"a split record: {data.hex()}"
-        found.append(NUMBER.unpack_from(data, HEADER.size)[0])
-        data = data[info & 0x7F :]
-    return found
-
-
-def deliver(mount: Mount, *records: bytes) -> None:
-    """Make exactly these records happen, in one write."""
-    fd = os.open(mount.path / "sim/records", os.O_WRONLY)
-    try:
-        data = b"".join(records)
-        assert os.write(fd, data) == len(data)
-    finally:
-        os.close(fd)
-
-
-@contextmanager
-def opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
-    """A descriptor, closed at the end."""
-    fd = os.open(path, flags)
-    try:
-        yield fd
-    finally:
-        with suppress(OSError):
-            os.close(fd)
-
-
-@contextmanager
-def refused(number: int) -> Iterator[None]:
-    """What is done inside raises OSError with the errno `number`."""
-    with pytest.raises(OSError) as caught:
-        yield
-    assert errno.errorcode.get(caught.value.errno or 0) == errno.errorcode[number]
-
-
-@contextmanager
-def running(*command: str | Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """A process, dead and reaped at the end whatever happened."""
-    process = subprocess.Popen([str(word) for word in command], **options)
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait(LIMIT)
-        for stream in (process.stdin, process.stdout, process.stderr):
-            if stream is not None:
-                stream.close()
-
-
-class Call:
-    """A system call in a thread of its own."""
-
-    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
-        self._answer: Any = None
-        self._error: BaseException | None = None
-
-        def run() -> None:
-            try:
-                self._answer = function(*arguments)
-            except BaseException as error:
-                self._error = error
-
-        self._thread = threading.Thread(target=run, daemon=True)
-        self._thread.start()
-
-    @property
-    def waits(self) -> bool:
-        return self._thread.is_alive()
-
-    def result(self, limit: float = LIMIT) -> Any:
-        """What the call returned; raises what it raised; fails the test after `limit` seconds."""
-        self._thread.join(limit)
-        if self._thread.is_alive():
-            pytest.fail(f"the call did not return within {limit:g} s")
-        if self._error is not None:
-            raise self._error
-        return self._answer
-
-
-def waiting_readers(mount: Mount) -> int:
-    """Reads that wait anywhere on the mount: those on the root's queue have no `status`."""
-    for line in (mount.path / "metrics").read_text().splitlines():
-        if line.startswith("wqfs_waiting_readers "):
-            return int(line.split()[1])
-    raise AssertionError("no wqfs_waiting_readers in metrics")
-
-
-def wait_for_any_readers(mount: Mount, count: int) -> None:
-    wait_until(lambda: waiting_readers(mount) == count, f"{count} reads that wait")
-
-
-@contextmanager
-def shared_mount(folder: Path) -> Iterator[Mount]:
-    """A wqfs for the tests of a whole file, each with a watch of its own. It must log no error."""
-    (folder / "mnt").mkdir()
-    mount = Mount(folder / "mnt", "", folder / "log")
-    try:
-        yield mount
-    finally:
-        mount.close()
-    assert "Traceback" not in mount.log(), mount.log()
-    assert "ERROR" not in mount.log(), mount.log()
-
-
-@contextmanager
-def new_watch(mount: Mount, names: Iterator[int] = itertools.count()) -> Iterator[Path]:  # noqa: B008
-    """A watch under a name that no other has, removed at the end."""
-    watch = mount.watch(f"w{next(names)}")
-    try:
-        yield watch
-    finally:
-        with suppress(FileNotFoundError):
-            watch.rmdir()
-
-
-def set_flags(fd: int, add: int = 0, take: int = 0) -> None:
-    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) & ~take | add)
-
+from tests.tools import (
+    AT_ONCE,
+    HEADER,
+    LIMIT,
+    NO_WAIT,
+    Call,
+    Mount,
+    deliver,
+    numbers,
+    opened,
+    record,
+    refused,
+    running,
+    set_flags,
+    wait_for_any_readers,
+    wait_until,
+)
 
 # -- blocking, and not
 

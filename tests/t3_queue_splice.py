@@ -15,8 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import LIMIT, Mount
-from tests.t3_queue_read import NO_WAIT, deliver, new_watch, opened, record, refused, set_flags, shared_mount
+from tests.tools import LIMIT, NO_WAIT, Mount, deliver, mounted, new_watch, opened, record, refused, set_flags
 
 libc = ctypes.CDLL(None, use_errno=True)
 O_DIRECT = os.O_DIRECT
@@ -24,7 +23,7 @@ O_DIRECT = os.O_DIRECT
 
 @pytest.fixture(scope="module")
 def mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mount]:
-    with shared_mount(tmp_path_factory.mktemp("splice")) as mount:
+    with mounted(tmp_path_factory.mktemp("splice")) as mount:
         yield mount
 
 

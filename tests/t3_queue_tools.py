@@ -12,15 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import LIMIT, Mount
-from tests.t3_queue_read import (
+from tests.tools import (
+    LIMIT,
     NO_WAIT,
+    Mount,
     deliver,
+    mounted,
     new_watch,
     opened,
     record,
     running,
-    shared_mount,
     wait_for_any_readers,
 )
 
@@ -32,7 +33,7 @@ TOO_LONG = "Message too long"
 
 @pytest.fixture(scope="module")
 def mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mount]:
-    with shared_mount(tmp_path_factory.mktemp("tools")) as mount:
+    with mounted(tmp_path_factory.mktemp("tools")) as mount:
         yield mount
 
 

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import LIMIT, Mount, wait_until
-from tests.t3_queue_read import Call, deliver, opened, record, running
+from tests.tools import LIMIT, Call, Mount, deliver, opened, record, running, wait_until
 
 SYSCTL = Path("/proc/sys/fs/fuse/max_request_timeout")
 TIMEOUT = 15

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import LIMIT, Mount
+from tests.tools import LIMIT, Mount, mounted
 
 TREE = {
     "": 0o40755,
@@ -48,38 +48,12 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mount]:
-    """One mount for the tests that need none of their own."""
-    folder = tmp_path_factory.mktemp("tree")
-    yield from mounted_in(folder, "")
-
-
-@pytest.fixture(scope="module")
 def public() -> Iterator[Mount]:
     """A mount with allow_other in a folder that every user can reach, as tmp_path is not."""
     with tempfile.TemporaryDirectory(prefix="wqfs-test-") as folder:
         os.chmod(folder, 0o755)
-        yield from mounted_in(Path(folder), "allow_other")
-
-
-def mounted_in(folder: Path, options: str) -> Iterator[Mount]:
-    (folder / "mnt").mkdir()
-    mount = Mount(folder / "mnt", options, folder / "log")
-    try:
-        yield mount
-    finally:
-        mount.close()
-    assert "Traceback" not in mount.log(), mount.log()
-    assert "ERROR" not in mount.log(), mount.log()
-
-
-@pytest.fixture
-def watch(shared: Mount) -> Iterator[Path]:
-    """A watch of the shared mount."""
-    folder = shared.watch("w")
-    yield folder
-    if folder.exists():
-        folder.rmdir()
+        with mounted(Path(folder), "allow_other") as mount:
+            yield mount
 
 
 def run(*command: str | bytes | Path) -> str:
@@ -202,7 +176,7 @@ def test_control_files_with_allow_other_stay_the_mounters(public: Mount, name: s
 def test_tree_without_allow_other_is_closed_to_other_users() -> None:
     with tempfile.TemporaryDirectory(prefix="wqfs-test-") as folder:
         os.chmod(folder, 0o755)
-        for mount in mounted_in(Path(folder), ""):
+        with mounted(Path(folder)) as mount:
             for call in ("stat(sys.argv[1])", "listdir(sys.argv[1])", "mkdir(sys.argv[1] + '/watches/x')"):
                 assert errno_as(STRANGER, call, mount.path) == errno.EACCES
 

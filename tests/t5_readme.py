@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from scripts import commands_page, readme_demo
-from tests.conftest import Mount, wait_until
+from tests.tools import Mount, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 
