@@ -6,13 +6,20 @@ How a request flows:
                                |
                                +-- everything else -- SOCK_SEQPACKET --> pyfuse3 -> names -> nodes
 
-device    the loop that moves messages; the only reader of /dev/fuse
-channel   which message goes where, who waits, who is woken: bytes in, bytes out
-handles   open files: queue, events, log, text, the files that take lines
-nodes     the tree: which file has which number, mode, and opener
-names     pyfuse3's Operations over nodes
-filesystem  everything that one mount is made of
-mounting  fusermount3; options of the mount command
-daemon    the process: background, signals, end
-caller    reading the memory of who calls an ioctl
+and how an event comes out: handles/lines takes the command from `post`, control runs it in
+sim.system, which makes the event; watch queues it; channel.wake fills who waits.
+
+device      the loop that moves messages, and trio's host; the only reader of /dev/fuse
+channel     which message goes where, who waits, who is woken: bytes in, bytes out
+handles/    open files: queue; text, events and log; the files that take lines or records
+names       pyfuse3's Operations: lookup, attributes, directories, open
+nodes       the tree: which place has which number and mode
+filesystem  everything that one mount is made of, and what opening each place gives
+control     what a line of post, objects, filter or depth does to the core
+views, metrics, refusals   the texts: sim/*, status, metrics, errors
+caller      reading the memory of who calls an ioctl
+mounting    fusermount3, and the mount table
+options     the mount command's arguments
+session     one mount being served: its tasks, and the ways in which it ends
+daemon      the process: background, exit codes, log
 """

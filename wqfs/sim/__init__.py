@@ -1,10 +1,14 @@
 """The simulated system: state machines that post records because something changed.
 
-errors     what a refused command says
-mounts     the mount tree
-superblocks  what is mounted
-keyring    keys and keyrings
-system     all of it together, and the one place where events are made
-language   the command language of `post`
-views      the files of sim/
+system        all of it together, and the one place where events are made
+command       what a command is, and who gives it; arguments reads them
+language      a line becomes words, the words a command
+mounts        the mount tree, and who hears of what; mounting has the system calls on it
+mount_commands, mount_options   the words of mount(8) and umount(8)
+superblocks   what is mounted; sb_commands
+keys, key_search, key_store, key_table, keyring   keys and keyrings, from one key to all operations
+key_commands  the words of keyctl(1)
+objects       the lines of a watch's `objects`
+views, key_views   the files of sim/
+errors        what it says when it refuses
 """
