@@ -165,7 +165,7 @@ def _explained(complaint: str, mountpoint: str) -> MountFailed:
     return MountFailed(f"Mounting on {mountpoint} failed: {text or 'fusermount3 said nothing'}.")
 
 
-def unmount(mountpoint: str, *, lazy: bool) -> bool:
+def unmount(mountpoint: str, lazy: bool) -> bool:
     """Unmount; lazy: even while it is in use. Returns whether it succeeded."""
     done = subprocess.run(
         [_fusermount(), "-u", *(["-z"] if lazy else []), "-q", "--", mountpoint],

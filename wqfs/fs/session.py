@@ -83,16 +83,15 @@ def serve(
     filesystem.channel = device.channel
     # allow_root is allow_other to the kernel; libfuse turns the others away.
     pyfuse3.init(Names(filesystem), f"/dev/fd/{theirs.detach()}", {"allow_root"} if options.allow_root else set())
+    session = _Session(mountpoint, filesystem, device, limit, stop_signals)
     try:
-        session = _Session(mountpoint, filesystem, device, limit, stop_signals)
         device.run(lambda: _tasks(session))
     finally:
+        if not session.unmounted:  # else whatever is mounted there is somebody else's by now
+            mounting.unmount(mountpoint, lazy=True)
         ours.close()
         pyfuse3.close(unmount=False)
         os.close(fuse_fd)
-        here = mounting.mounted_at(mountpoint)
-        if here is not None and here.type == "fuse.wqfs":
-            mounting.unmount(mountpoint, lazy=True)
 
 
 class _Session:
@@ -111,6 +110,8 @@ class _Session:
         self.device = device
         self.limit = limit
         self.stop_signals = stop_signals
+        self.unmounted = False
+        """Whether the mount is known to be gone from where it was."""
 
 
 async def _tasks(session: _Session) -> None:
@@ -122,6 +123,7 @@ async def _tasks(session: _Session) -> None:
         if session.limit is not None:
             nursery.start_soon(_end_long_waits, session, session.limit)
         await session.device.wait_gone()
+        session.unmounted = True
         log.info("%s: unmounted", session.mountpoint)
         nursery.cancel_scope.cancel()
 
@@ -140,8 +142,10 @@ async def _stop_on_signal(session: _Session, scope: trio.CancelScope) -> None:
             break
     session.filesystem.hang_up()
     # In a thread: unmounting asks the filesystem, which this one must go on serving.
-    if not await trio.to_thread.run_sync(lambda: mounting.unmount(session.mountpoint, lazy=False)):
-        await trio.to_thread.run_sync(lambda: mounting.unmount(session.mountpoint, lazy=True))
+    for lazy in (False, True):
+        if await trio.to_thread.run_sync(mounting.unmount, session.mountpoint, lazy):
+            session.unmounted = True
+            break
     await trio.sleep(GRACE)  # ends at once when nobody has a file open: see serve()
     scope.cancel()
 
@@ -157,6 +161,7 @@ async def _hang_up_when_detached(session: _Session) -> None:
         while any(there.device == mounted.device for there in mounting.mount_table()):
             await trio.lowlevel.wait_readable(changes.fileno())
             changes.poll(0)
+    session.unmounted = True
     log.info("%s: detached; readers get end of file", session.mountpoint)
     session.filesystem.hang_up()
 
