@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from wqfs.abi import records as r
 from wqfs.sim.command import ROOT, Actor
 from wqfs.sim.errors import Refused
+from wqfs.sim.mount_options import PROPAGATION
 from wqfs.sim.mounts import Mount, audience
 from wqfs.sim.sb_commands import TEXT_MAX
 from wqfs.sim.superblocks import Superblock
@@ -247,11 +248,6 @@ def test_move_takes_all_below_along() -> None:
 )
 def test_move_that_the_kernel_refuses(line: str, expected: int) -> None:
     assert refusal(make_system("mount -t tmpfs none /a"), line).errno == expected
-
-
-def test_propagation_other_than_private_is_refused_for_now() -> None:
-    system = make_system("mount -t tmpfs none /a", "mount --make-rprivate /a")
-    assert refusal(system, "mount --make-shared /a").errno == errno.EOPNOTSUPP
 
 
 # -- superblocks
@@ -556,6 +552,7 @@ LINES = st.one_of(
     st.builds("mount {} {} {}".format, st.sampled_from(["--bind", "--rbind", "--move"]), PATHS, PATHS),
     st.builds("umount {} {}".format, st.sampled_from(["", "-l", "-R"]), PATHS),
     st.builds("mount -o remount,{} {}".format, st.sampled_from(["ro", "rw", "bind,ro", "bind,rw"]), PATHS),
+    st.builds("mount --make-{} {}".format, st.sampled_from(PROPAGATION), PATHS),
 )
 
 
@@ -578,5 +575,13 @@ def test_tree_stays_a_tree(lines: list[str]) -> None:
             assert mount.parent.children[mount.mountpoint] is mount
             above = mount.parent.path.rstrip("/")
             assert mount.path == ("/".join([above, *mount.mountpoint]) or "/")
+        if mount.group is not None:
+            assert mount in mount.group.members and not mount.unbindable
+        if mount.master is not None:
+            assert mount.master.group is not None and mount.master.slaves.count(mount) == 1
+        assert all(slave.master is mount and tree.by_id[slave.id] is slave for slave in mount.slaves)
+    groups = {mount.group for mount in tree.by_id.values() if mount.group is not None}
+    assert len({group.id for group in groups}) == len(groups)
+    assert all(set(group.members) <= set(tree.by_id.values()) for group in groups)
     used: dict[int, Superblock] = {m.sb.id: m.sb for m in tree.by_id.values()}
     assert used == system.superblocks.by_id

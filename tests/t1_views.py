@@ -169,6 +169,7 @@ def test_snapshot_has_everything_and_the_number_of_the_last_event() -> None:
         "mountpoint": "/a",
         "root": "/",
         "options": ["ro", "relatime"],
+        "propagation": [],
         "sb": 2,
         "fstype": "tmpfs",
         "source": "none",

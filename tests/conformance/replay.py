@@ -108,8 +108,8 @@ def run_case(case: dict[str, Any], face: Face) -> tuple[list[str], int]:
     return differing, uncompared
 
 
-def load(path: str) -> list[dict[str, Any]]:
-    """The cases of a file, checked as far as their shape goes. Raises NotUnderstood."""
+def load_cases(path: str) -> list[dict[str, Any]]:
+    """The cases of a file, each with a name and a list of steps. Raises NotUnderstood."""
     try:
         with open(path, encoding="utf-8") as file:
             cases = json.load(file)
@@ -118,10 +118,17 @@ def load(path: str) -> list[dict[str, Any]]:
     if not isinstance(cases, list):
         raise NotUnderstood(f"{path}: expected a list of cases")
     for case in cases:
-        if not isinstance(case, dict) or not {"name", "steps"} <= case.keys():
+        if not isinstance(case, dict) or not {"name", "steps"} <= case.keys() or not isinstance(case["steps"], list):
             raise NotUnderstood(f"{path}: expected a case with name and steps, not {str(case)[:60]}")
+    return cases
+
+
+def load(path: str) -> list[dict[str, Any]]:
+    """The cases of a file, checked as far as their shape goes. Raises NotUnderstood."""
+    cases = load_cases(path)
+    for case in cases:
         for step in case["steps"]:
-            if step.get("op") not in OPERATIONS or "want" not in step:
+            if not isinstance(step, dict) or step.get("op") not in OPERATIONS or "want" not in step:
                 raise NotUnderstood(f"{path}: {case['name']}: expected a known op and its want: {json.dumps(step)}")
     return cases
 

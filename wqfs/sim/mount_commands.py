@@ -71,9 +71,6 @@ def _carry_out(
 ) -> None:
     """The system calls of one mount(8)."""
     operations = options.operations
-    for word in options.propagation:
-        if word not in ("private", "rprivate"):
-            raise Refused(errno.EOPNOTSUPP, f"expected private, not {word}: no propagation yet", 1)
     if "remount" in operations:
         mount = system.mounts.mounted_at(target)
         if operations & {"bind", "rbind"}:
@@ -89,9 +86,11 @@ def _carry_out(
     elif source is None:
         if not options.propagation:
             raise Refused(errno.EINVAL, "expected SOURCE and DIR: there is no fstab")
-        system.mounts.mounted_at(target)  # it is private already
+        system.mounts.mounted_at(target)
     else:
         mounting.mount(system, source[0], target, fstype, options, now_ns)
+    for word in options.propagation:
+        mounting.change_propagation(system, system.mounts.mounted_at(target), word)
 
 
 def _from_path(system: System, source: args.Word, target: str, options: MountOptions, now_ns: int) -> None:
@@ -150,16 +149,19 @@ COMMANDS = (
     Command(
         ("mount",),
         "mount [-t TYPE] [-o OPTIONS] [-r|-w] SOURCE DIR | --bind|--rbind|--move OLD NEW | "
-        "-o remount[,bind],OPTIONS DIR",
-        "Mount a filesystem, show or move a part of the tree elsewhere, or change what is mounted.",
-        "new_mount; with --move move_from and move_to; with remount,bind readonly if that changes, and "
-        "setattr; with remount the superblock's readonly if that changes, and setattr.",
+        "-o remount[,bind],OPTIONS DIR | --make-[r]shared|private|slave|unbindable DIR",
+        "Mount a filesystem, show or move a part of the tree elsewhere, change what is mounted, or who "
+        "gets what is mounted on it.",
+        "new_mount for each mount that appears, the copies on peers and slaves too; with --move move_from "
+        "and move_to; with remount,bind readonly if that changes, and setattr; with remount the "
+        "superblock's readonly if that changes, and setattr; none with --make-.",
         _mount,
     ),
     Command(
         ("umount",),
         "umount [-l|-R] DIR|SOURCE",
-        "Unmount what is topmost at a mount point; with -l or -R, all below it too.",
+        "Unmount what is topmost at a mount point, and its copies on peers and slaves; with -l or -R, all "
+        "below it too.",
         "unmount for each mount; removal for each watch on one, and on a superblock that has no mount left.",
         _umount,
     ),

@@ -5,18 +5,20 @@ and who hears it is in ABI.md, 1, and `conformance/mounts.json`. All changes of 
 then its events, in order; last the objects that are gone take their watches with them.
 
 Where the kernel and this differ: the root mount cannot go, lazily neither (EBUSY); nothing keeps a
-mount busy but mounts below it. All mounts are private: propagation is not here yet.
+mount busy but mounts below it.
 """
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from wqfs.abi.records import MountFlag, MountSubtype, SbFlag, SbSubtype
+from wqfs.sim import propagation
 from wqfs.sim.errors import Refused
 from wqfs.sim.mount_options import MOUNT_ATTR__ATIME, MOUNT_ATTR_RDONLY, MountOptions
-from wqfs.sim.mounts import Mount, Place
+from wqfs.sim.mounts import Mount, shown
 from wqfs.sim.superblocks import Superblock
 
 if TYPE_CHECKING:
@@ -38,69 +40,77 @@ def mount(system: System, source: str, path: str, fstype: str, options: MountOpt
     try:
         if not place and parent.sb is sb:
             raise Refused(errno.EBUSY, f"{source} is mounted at {parent.path} already")
-        new = tree.attach(parent, place, sb, (), options.attributes())
+        copied_to = propagation.targets(parent, place)
+        tree.check_room(1 + len(copied_to))
     except Refused:
         if not sb.mounts:
             system.superblocks.forget(sb)
         raise
-    _new_mount(system, new, now_ns)
+    new = tree.make(sb, (), options.attributes())
+    copies = propagation.graft(tree, new, parent, place, copied_to)
+    _new_mounts(system, [new, *copies], now_ns)
     return new
 
 
 def bind(system: System, old_path: str, new_path: str, now_ns: int, *, recursive: bool = False) -> Mount:
-    """Show what is at one path at another path too. recursive: with the mounts below. Raises ENOSPC."""
+    """Show what is at one path at another path too. recursive: with the mounts below. Raises EINVAL for
+    an unbindable mount, ENOSPC at the limit."""
     tree = system.mounts
     old, old_place = tree.lookup(old_path)
     parent, place = tree.lookup(new_path)
-    below = [*old.subtree()] if recursive else [old]
-    below = [m for m in below[1:] if _is_shown(m, old, old_place)]
-    tree.check_room(1 + len(below))
-    top = tree.attach(parent, place, old.sb, old.root + old_place, old.attr)
-    copies = {old: top}
-    for each in below:
-        assert each.parent is not None
-        mountpoint = each.mountpoint[len(old_place) :] if each.parent is old else each.mountpoint
-        copies[each] = tree.attach(copies[each.parent], mountpoint, each.sb, each.root, each.attr)
-    for copy in copies.values():
-        _new_mount(system, copy, now_ns)
+    if old.unbindable:
+        raise Refused(errno.EINVAL, f"{old.path} is unbindable")
+    copied_to = propagation.targets(parent, place)
+    tree.check_room((1 + len(shown(old, old_place) if recursive else ())) * (1 + len(copied_to)))
+    top = tree.copy(old, old_place, recursive=recursive)
+    new = [*top.subtree()]
+    new += propagation.graft(tree, top, parent, place, copied_to)
+    _new_mounts(system, new, now_ns)
     return top
 
 
-def _is_shown(mount: Mount, top: Mount, place: Place) -> bool:
-    """Whether a mount below `top` is at or below `place` of it."""
-    while mount.parent is not top:
-        assert mount.parent is not None
-        mount = mount.parent
-    return mount.mountpoint[: len(place)] == place
-
-
-def _new_mount(system: System, new: Mount, now_ns: int) -> None:
-    assert new.parent is not None
-    flags = _NOW_RO if new.attr & MOUNT_ATTR_RDONLY else 0
-    system.notify_mount(MountSubtype.NEW_MOUNT, new.parent, new.mountpoint, new, now_ns, flags)
+def _new_mounts(system: System, mounts: Iterable[Mount], now_ns: int) -> None:
+    for new in mounts:
+        assert new.parent is not None
+        flags = _NOW_RO if new.attr & MOUNT_ATTR_RDONLY else 0
+        system.notify_mount(MountSubtype.NEW_MOUNT, new.parent, new.mountpoint, new, now_ns, flags)
 
 
 def move(system: System, old_path: str, new_path: str, now_ns: int) -> Mount:
     """Move a mount and all below it.
 
-    Raises EINVAL for the root mount and for what is no mountpoint, ELOOP to a place below itself.
+    Raises EINVAL for the root mount, for what is no mountpoint, for a mount on a shared one, and for
+    unbindable mounts that would become shared; ELOOP to a place below itself; ENOSPC at the limit.
     """
     tree = system.mounts
     moved = tree.mounted_at(old_path)
     parent, place = tree.lookup(new_path)
     old_parent, old_mountpoint, was = moved.parent, moved.mountpoint, moved.path
-    if old_parent is None:
-        raise Refused(errno.EINVAL, "expected a mount with a parent, not the root mount")
-    above: Mount | None = parent
-    while above is not None:
-        if above is moved:
-            raise Refused(errno.ELOOP, f"{new_path} is below {was}")
-        above = above.parent
-    tree.move(moved, parent, place)
+    _check_move(moved, parent)
+    assert old_parent is not None
+    copied_to = propagation.targets(parent, place)
+    tree.check_room(len(copied_to) * sum(1 for _ in moved.subtree()) if copied_to else 0)
+    copies = propagation.graft(tree, moved, parent, place, copied_to)
     extra = {"old_mountpoint": was}
     system.notify_mount(MountSubtype.MOVE_FROM, old_parent, old_mountpoint, moved, now_ns, names=extra)
     system.notify_mount(MountSubtype.MOVE_TO, parent, place, moved, now_ns, names=extra)
+    _new_mounts(system, copies, now_ns)
     return moved
+
+
+def _check_move(moved: Mount, parent: Mount) -> None:
+    """do_move_mount: may `moved` be attached to `parent`?"""
+    if moved.parent is None:
+        raise Refused(errno.EINVAL, "expected a mount with a parent, not the root mount")
+    if moved.parent.group is not None:
+        raise Refused(errno.EINVAL, f"{moved.path} is mounted on {moved.parent.path}, which is shared")
+    if parent.group is not None and any(each.unbindable for each in moved.subtree()):
+        raise Refused(errno.EINVAL, f"{moved.path} has unbindable mounts, and {parent.path} is shared")
+    above: Mount | None = parent
+    while above is not None:
+        if above is moved:
+            raise Refused(errno.ELOOP, f"the place is below {moved.path}")
+        above = above.parent
 
 
 def umount(system: System, mount: Mount, now_ns: int, *, lazy: bool = False) -> None:
@@ -111,22 +121,23 @@ def umount(system: System, mount: Mount, now_ns: int, *, lazy: bool = False) -> 
     if mount.children and not lazy:
         below = next(iter(mount.children.values()))
         raise Refused(errno.EBUSY, f"{below.path} is mounted below {mount.path}")
-    gone = system.mounts.detach(mount)
+    gone = propagation.uproot(system.mounts, mount)
     ended: list[Superblock | Mount] = []
-    for each, _, _ in reversed(gone):  # the kernel lets go of the last one first
-        ended.append(each)
-        if not each.sb.mounts and each.sb.id in system.superblocks.by_id:
-            system.superblocks.forget(each.sb)
-            ended.append(each.sb)
-    # Each was torn from its parent before: only the first is heard of further up than there.
-    for each, parent, place in gone:
-        system.notify_mount(MountSubtype.UNMOUNT, parent, place, each, now_ns)
+    for each in reversed(gone):  # the kernel lets go of the last one first
+        ended.append(each.mount)
+        sb = each.mount.sb
+        if not sb.mounts and sb.id in system.superblocks.by_id:
+            system.superblocks.forget(sb)
+            ended.append(sb)
+    for each in gone:
+        system.notify_mount(MountSubtype.UNMOUNT, each.parent, each.place, each.mount, now_ns, heard=each.heard)
     for target in ended:
         system.gone(target, now_ns)
 
 
 def umount_recursive(system: System, mount: Mount, now_ns: int) -> None:
-    """umount(8) -R: unmount all below, the newest first, then the mount. Raises EBUSY for the root mount."""
+    """umount(8) -R: unmount all below, the newest first, then the mount; what has gone meanwhile with
+    a peer is left out. Raises EBUSY for the root mount."""
     if mount.parent is None:
         raise Refused(errno.EBUSY, "the root mount cannot go")
     order: list[Mount] = []
@@ -136,11 +147,27 @@ def umount_recursive(system: System, mount: Mount, now_ns: int) -> None:
         order.append(each)
         pending.extend(sorted(each.children.values(), key=_by_id))
     for each in reversed(order):
-        umount(system, each, now_ns)
+        if each.parent is not None:
+            umount(system, each, now_ns)
 
 
 def _by_id(mount: Mount) -> int:
     return -mount.id
+
+
+def change_propagation(system: System, mount: Mount, word: str) -> None:
+    """`--make-WORD`: shared, private, slave, unbindable, or with an r in front for the mounts below
+    too. Posts nothing (do_change_type)."""
+    recursive = word in ("rshared", "rprivate", "rslave", "runbindable")
+    kind = word[1:] if recursive else word
+    groups = system.mounts.groups
+    for each in [*mount.subtree()] if recursive else [mount]:
+        if kind == "shared":
+            groups.make_shared(each)
+        elif kind == "slave":
+            groups.make_slave(each)
+        else:
+            groups.make_private(each, unbindable=kind == "unbindable")
 
 
 def remount_bind(system: System, mount: Mount, options: MountOptions, now_ns: int) -> None:

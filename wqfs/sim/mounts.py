@@ -10,7 +10,8 @@ The rules:
   deepest first, on each mount up to the root. IN_SUBTREE is clear only for a watch on the root of
   the mount where it happens (ABI.md, 1).
 
-Nothing in here makes events: wqfs/sim/mounting.py does.
+Nothing in here makes events: wqfs/sim/mounting.py does. What is copied where, and who goes with whom,
+is in wqfs/sim/propagation.py.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Final
 
 from wqfs.abi.records import MountFlag
 from wqfs.sim.errors import Refused
+from wqfs.sim.peers import PeerGroup, PeerGroups
 from wqfs.sim.superblocks import Superblock
 from wqfs.watch import Entry, Watchable
 
@@ -39,26 +41,30 @@ OUTSIDE_ID = 1
 
 
 class Mount(Watchable):
-    """id: as in records and mountinfo; parent: None for the root mount and for one that is gone;
-    mountpoint: the place within the parent; root: the directory of the filesystem that it shows;
-    attr: MOUNT_ATTR_* bits; path: the mountpoint seen from the root; children: by their place;
-    changed: the number of the event that changed it last, 0 before the first."""
+    """id: as in records and mountinfo; parent: None for the root mount and for one that is not
+    attached; mountpoint: the place within the parent; root: the directory of the filesystem that it
+    shows; attr: MOUNT_ATTR_* bits; path: the mountpoint seen from the root; children: by their place;
+    group, master, slaves, unbindable: see wqfs/sim/peers.py; changed: the number of the event that
+    changed it last, 0 before the first."""
 
-    __slots__ = ("attr", "changed", "children", "id", "mountpoint", "parent", "path", "root", "sb")
+    __slots__ = ("attr", "changed", "children", "group", "id", "master", "mountpoint", "parent", "path",
+                 "root", "sb", "slaves", "unbindable")  # fmt: skip
 
-    def __init__(
-        self, id_: int, parent: Mount | None, mountpoint: Place, sb: Superblock, root: Place, attr: int
-    ) -> None:
+    def __init__(self, id_: int, sb: Superblock, root: Place, attr: int) -> None:
         super().__init__()
         self.id = id_
-        self.parent = parent
-        self.mountpoint = mountpoint
+        self.parent: Mount | None = None
+        self.mountpoint: Place = ()
         self.sb = sb
         self.root = root
         self.attr = attr
-        self.changed = 0
+        self.path = "/"
         self.children: dict[Place, Mount] = {}
-        self.path = path_text(parent, mountpoint)
+        self.group: PeerGroup | None = None
+        self.master: Mount | None = None
+        self.slaves: list[Mount] = []
+        self.unbindable = False
+        self.changed = 0
 
     @property
     def watch_object_id(self) -> int:
@@ -78,7 +84,8 @@ class MountTree:
 
     def __init__(self, sb: Superblock) -> None:
         self._last_id = ROOT_ID
-        self.root = Mount(ROOT_ID, None, (), sb, (), 0)
+        self.root = Mount(ROOT_ID, sb, (), 0)
+        self.groups = PeerGroups()
         self.by_id: dict[int, Mount] = {ROOT_ID: self.root}
         sb.mounts[ROOT_ID] = self.root
         self.changed = 0
@@ -118,29 +125,58 @@ class MountTree:
         if len(self.by_id) + count > MOUNT_MAX:
             raise Refused(errno.ENOSPC, f"expected at most {MOUNT_MAX} mounts, the limit")
 
-    def attach(self, parent: Mount, place: Place, sb: Superblock, root: Place, attr: int) -> Mount:
-        """A new mount at a place where none is. Raises ENOSPC."""
-        assert place not in parent.children
-        self.check_room(1)
+    def make(self, sb: Superblock, root: Place, attr: int) -> Mount:
+        """A mount that is attached to nothing yet."""
         self._last_id += 1
-        mount = Mount(self._last_id, parent, place, sb, root, attr)
-        parent.children[place] = mount
-        self.by_id[mount.id] = mount
-        sb.mounts[mount.id] = mount
-        self.changed += 1
-        return mount
+        return Mount(self._last_id, sb, root, attr)
 
-    def detach(self, mount: Mount) -> list[tuple[Mount, Mount, Place]]:
-        """Take a mount and all below it away, and from one another. Returns each with the parent and
-        the place that it had, parents first."""
-        gone = [(each, each.parent, each.mountpoint) for each in mount.subtree() if each.parent is not None]
-        for each, parent, place in gone:
-            del parent.children[place]
-            del self.by_id[each.id]
-            del each.sb.mounts[each.id]
-            each.parent = None
+    def copy(
+        self, old: Mount, place: Place = (), *, slaves: bool = False, shared: bool = False, recursive: bool = True
+    ) -> Mount:
+        """A copy of what `old` shows at `place` and below it, attached to nothing yet (copy_tree).
+
+        slaves: each is a slave of its original, and `shared` or not; else each is what its original
+        is. recursive: with the mounts below, but for unbindable ones and what is below those.
+        """
+        top = self._clone(old, old.root + place, slaves, shared)
+        copies = {old: top}
+        for original, at in shown(old, place) if recursive else ():
+            assert original.parent is not None
+            parent = copies[original.parent]
+            new = copies[original] = self._clone(original, original.root, slaves, shared)
+            new.parent, new.mountpoint = parent, at
+            parent.children[at] = new
+        return top
+
+    def _clone(self, old: Mount, root: Place, slave: bool, shared: bool) -> Mount:
+        new = self.make(old.sb, root, old.attr)
+        if slave:
+            self.groups.enslave(new, old, shared=shared)
+        else:
+            self.groups.join(new, old)
+        return new
+
+    def attach(self, mount: Mount, parent: Mount, place: Place) -> None:
+        """Attach a mount that is new, with the new ones below it, to a place where none is."""
+        assert place not in parent.children
+        mount.parent, mount.mountpoint = parent, place
+        parent.children[place] = mount
+        for each in mount.subtree():
+            each.path = path_text(each.parent, each.mountpoint)
+            self.by_id[each.id] = each
+            each.sb.mounts[each.id] = each
         self.changed += 1
-        return gone
+
+    def detach(self, mount: Mount) -> None:
+        """Take a mount from its parent and out of the tables."""
+        assert mount.parent is not None
+        siblings = mount.parent.children
+        if siblings.get(mount.mountpoint) is mount:  # else something has come into its place
+            del siblings[mount.mountpoint]
+        del self.by_id[mount.id]
+        del mount.sb.mounts[mount.id]
+        mount.parent = None
+        self.changed += 1
 
     def move(self, mount: Mount, parent: Mount, place: Place) -> None:
         """Attach a mount elsewhere, with all below it. Not below itself."""
@@ -151,6 +187,25 @@ class MountTree:
         for each in mount.subtree():
             each.path = path_text(each.parent, each.mountpoint)
         self.changed += 1
+
+
+def shown(top: Mount, place: Place) -> list[tuple[Mount, Place]]:
+    """The mounts below `top` that a recursive bind mount of `place` brings, parents first, and where
+    each is in the copy of its parent. Unbindable ones are left out, with all below them."""
+    found: list[tuple[Mount, Place]] = []
+    pending = _bindable(top, place)
+    while pending:
+        found.append(pending.pop())
+        pending += _bindable(found[-1][0], ())
+    return found
+
+
+def _bindable(mount: Mount, place: Place) -> list[tuple[Mount, Place]]:
+    return [
+        (child, at[len(place) :])
+        for at, child in reversed(mount.children.items())
+        if at[: len(place)] == place and not child.unbindable
+    ]
 
 
 def _topmost(mount: Mount) -> Mount:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from wqfs.abi import records as r
 from wqfs.event import NameValue
@@ -21,7 +21,7 @@ from wqfs.sim.keys import Key, Need
 from wqfs.sim.language import find, quote, split
 from wqfs.sim.mounts import IN_SUBTREE, Mount, MountTree, Place, audience
 from wqfs.sim.superblocks import Superblock, Superblocks
-from wqfs.watch import Watchable, Watches
+from wqfs.watch import Entry, Watchable, Watches
 
 _MOUNT_RECORD = struct.Struct(r.HEADER.format + r.MOUNT_BODY.format[1:])
 _KEY_RECORD = struct.Struct(r.HEADER.format + r.KEY_BODY.format[1:])
@@ -134,9 +134,11 @@ class System:
         now_ns: int,
         flags: int = 0,
         names: Mapping[str, NameValue] | None = None,
+        heard: Iterable[tuple[Entry, int]] | None = None,
     ) -> None:
         """A mount event. trigger: where it happens, at `place` within it; aux: the mount that it is
-        about, None if that is `trigger`; flags: as in `info`, but for IN_SUBTREE; names: further ones."""
+        about, None if that is `trigger`; flags: as in `info`, but for IN_SUBTREE; names: further ones;
+        heard: its audience, None for what `audience` says now."""
         about = trigger if aux is None else aux
         called: dict[str, NameValue] = {
             "mountpoint": about.path, "source": about.sb.source, "fstype": about.sb.fstype
@@ -152,7 +154,7 @@ class System:
         about.changed = event.number
         self.changed += 1
         everything = 0 if trigger is self.mounts.root else IN_SUBTREE
-        self.watches.publish(event, audience(trigger, place), everything)
+        self.watches.publish(event, audience(trigger, place) if heard is None else heard, everything)
 
     def notify_sb(
         self,

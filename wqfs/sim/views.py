@@ -48,10 +48,26 @@ def mountinfo(tree: MountTree) -> str:
 def _mountinfo_line(mount: Mount) -> str:
     sb = mount.sb
     parent = OUTSIDE_ID if mount.parent is None else mount.parent.id
+    optional = "".join([f" {field}" for field in propagation_fields(mount)])
     return (
         f"{mount.id} {parent} {sb.device_text} /{_path('/'.join(mount.root))} {_path(mount.path)} "
-        f"{attribute_text(mount.attr)} - {_word(sb.fstype)} {_word(sb.source)} {_path(sb.option_text)}\n"
+        f"{attribute_text(mount.attr)}{optional} - "
+        f"{_word(sb.fstype)} {_word(sb.source)} {_path(sb.option_text)}\n"
     )
+
+
+def propagation_fields(mount: Mount) -> list[str]:
+    """The optional fields of mountinfo. propagate_from:N never comes: it names a group that stands in
+    for a master outside the reader's root, and all here have one root (get_dominating_id)."""
+    fields = []
+    if mount.group is not None:
+        fields.append(f"shared:{mount.group.id}")
+    if mount.master is not None:
+        assert mount.master.group is not None
+        fields.append(f"master:{mount.master.group.id}")
+    if mount.unbindable:
+        fields.append("unbindable")
+    return fields
 
 
 def superblocks(table: Superblocks) -> str:
@@ -87,6 +103,7 @@ def _mount(mount: Mount) -> dict[str, object]:
         "mountpoint": mount.path,
         "root": "/" + "/".join(mount.root),
         "options": attribute_text(mount.attr).split(","),
+        "propagation": propagation_fields(mount),
         "sb": mount.sb.id,
         "fstype": mount.sb.fstype,
         "source": mount.sb.source,
