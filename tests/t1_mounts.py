@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from wqfs.abi import records as r
 from wqfs.sim.command import ROOT, Actor
 from wqfs.sim.errors import Refused
-from wqfs.sim.mount_options import PROPAGATION
+from wqfs.sim.mount_options import PROPAGATION, attribute_text
 from wqfs.sim.mounts import Mount, audience
 from wqfs.sim.sb_commands import TEXT_MAX
 from wqfs.sim.superblocks import Superblock
@@ -192,6 +192,29 @@ def test_umount_by_source_that_is_covered_is_refused() -> None:
 def test_umount_uncovers_what_was_mounted_below_it() -> None:
     system = make_system("mount -t tmpfs one /a", "mount -t tmpfs two /a", "umount /a")
     assert at(system, "/a").sb.source == "one"
+
+
+@pytest.mark.parametrize("name", ["/a", "/dev/sdb1"])
+def test_umount_of_all_targets_takes_every_mount_of_the_filesystem(name: str) -> None:
+    system = make_system(
+        "mount /dev/sdb1 /a",
+        "mount -t tmpfs none /t",
+        "mount /dev/sdb1 /t/b",
+        "mount --bind /a/x /a/y",
+        f"umount -A {name}",
+    )
+    assert [m.path for m in system.mounts.by_id.values()] == ["/", "/t"]
+
+
+def test_umount_of_all_targets_with_another_mount_below_is_busy() -> None:
+    system = make_system("mount /dev/sdb1 /a", "mount /dev/sdb1 /b", "mount -t tmpfs none /a/x")
+    assert refusal(system, "umount -A /b").errno == errno.EBUSY
+    run(system, "umount -AR /b")
+    assert [m.path for m in system.mounts.by_id.values()] == ["/"]
+
+
+def test_umount_of_all_targets_of_the_root_is_busy() -> None:
+    assert refusal(make_system("mount --bind / /a"), "umount -A /a").errno == errno.EBUSY
 
 
 # -- bind and move
@@ -479,6 +502,43 @@ def test_remount_keeps_what_it_does_not_name() -> None:
 def test_remount_of_a_plain_directory_is_refused(options: str) -> None:
     refused = refusal(make_system(), f"mount -o {options} /a")
     assert (refused.errno, refused.word) == (errno.EINVAL, 4)
+
+
+TREE = ("mount -t tmpfs none /a", "mount -t tmpfs -o ro none /a/x", "mount -t tmpfs none /a/x/k")
+
+
+def test_remount_bind_recursively_changes_all_below_at_once() -> None:
+    system = make_system(*TREE, "mount -t tmpfs none /b")
+    watch = make_watch(system, mount_a=1, mount_a_x=2)
+    run(system, "mount -o remount,bind,ro=recursive,nosuid /a")
+    assert [attribute_text(m.attr) for m in system.mounts.by_id.values()] == [
+        "rw,relatime", "ro,nosuid,relatime", "ro,relatime", "ro,relatime", "rw,relatime"
+    ]  # fmt: skip
+    below = IN_SUBTREE | IS_NOW_RO
+    assert brief(watch) == [
+        (1, "readonly", IS_NOW_RO),
+        (1, "setattr", IS_NOW_RO),
+        (2, "setattr", IS_NOW_RO),
+        (1, "setattr", below),
+        (2, "readonly", below),
+        (1, "readonly", below),
+        (2, "setattr", below),
+        (1, "setattr", below),
+    ]
+
+
+def test_remount_recursively_leaves_the_superblock_alone() -> None:
+    system = make_system(*TREE, "mount -o remount,noexec=recursive,ro=recursive /a")
+    assert not at(system, "/a").sb.read_only
+    assert attribute_text(at(system, "/a/x/k").attr) == "ro,noexec,relatime"
+
+
+def test_rbind_with_recursive_options_changes_the_copies_and_keeps_the_rest() -> None:
+    system = make_system("mount -t tmpfs -o nodev none /a", "mount -t tmpfs -o nosuid none /a/x")
+    run(system, "mount --rbind -o ro=recursive /a /b")
+    assert [attribute_text(at(system, path).attr) for path in ("/a/x", "/b", "/b/x")] == [
+        "rw,nosuid,relatime", "ro,nodev,relatime", "ro,nosuid,relatime"
+    ]  # fmt: skip
 
 
 # -- who hears

@@ -31,6 +31,7 @@ _MOUNT_VALUED = {
 }  # fmt: skip
 _UMOUNT_FLAGS = {
     "-l": "lazy", "--lazy": "lazy", "-R": "recursive", "--recursive": "recursive",
+    "-A": "all", "--all-targets": "all",
     "-f": "", "--force": "", "-n": "", "--no-mtab": "", "-v": "", "--verbose": "", "-q": "", "--quiet": "",
     "-i": "", "--internal-only": "", "-c": "", "--no-canonicalize": "",
 }  # fmt: skip
@@ -121,7 +122,9 @@ def _umount(system: System, actor: Actor, arguments: Sequence[str], now_ns: int)
     how = {meaning for meaning, _, _ in given}
     try:
         mount = _find(system, name)
-        if "recursive" in how:
+        if "all" in how:
+            mounting.umount_all(system, mount.sb, now_ns, lazy="lazy" in how, recursive="recursive" in how)
+        elif "recursive" in how:
             mounting.umount_recursive(system, mount, now_ns)
         else:
             mounting.umount(system, mount, now_ns, lazy="lazy" in how)
@@ -151,7 +154,8 @@ COMMANDS = (
         "mount [-t TYPE] [-o OPTIONS] [-r|-w] SOURCE DIR | --bind|--rbind|--move OLD NEW | "
         "-o remount[,bind],OPTIONS DIR | --make-[r]shared|private|slave|unbindable DIR",
         "Mount a filesystem, show or move a part of the tree elsewhere, change what is mounted, or who "
-        "gets what is mounted on it.",
+        "gets what is mounted on it. An attribute with =recursive, as in ro=recursive, is for the mounts "
+        "below too.",
         "new_mount for each mount that appears, the copies on peers and slaves too; with --move move_from "
         "and move_to; with remount,bind readonly if that changes, and setattr; with remount the "
         "superblock's readonly if that changes, and setattr; none with --make-.",
@@ -159,9 +163,9 @@ COMMANDS = (
     ),
     Command(
         ("umount",),
-        "umount [-l|-R] DIR|SOURCE",
+        "umount [-l|-R] [-A] DIR|SOURCE",
         "Unmount what is topmost at a mount point, and its copies on peers and slaves; with -l or -R, all "
-        "below it too.",
+        "below it too; with -A, all mounts of that filesystem.",
         "unmount for each mount; removal for each watch on one, and on a superblock that has no mount left.",
         _umount,
     ),

@@ -57,13 +57,16 @@ _OPPOSITE = {"async": "sync", "nolazytime": "lazytime"}
 class MountOptions:
     """What an option string says.
 
-    set, clear: attributes; read_only: the superblock's wish, None when nothing is said; fs: options
+    set, clear: attributes; deep_set, deep_clear: those with `=recursive`, for all mounts below too;
+    read_only: the superblock's wish, None when nothing is said; fs: options
     of the filesystem; unset: those that are taken away; operations: bind, rbind, move, remount;
     propagation: in the order given.
     """
 
     set: int = 0
     clear: int = 0
+    deep_set: int = 0
+    deep_clear: int = 0
     read_only: bool | None = None
     fs: tuple[str, ...] = ()
     unset: tuple[str, ...] = ()
@@ -74,6 +77,14 @@ class MountOptions:
         """The attributes of a mount that had `before`."""
         return before & ~self.clear | self.set
 
+    def attributes_below(self, before: int) -> int:
+        """The attributes of a mount that had `before` and is mounted below the one that is changed."""
+        return before & ~self.deep_clear | self.deep_set
+
+    @property
+    def is_deep(self) -> bool:
+        return bool(self.deep_set | self.deep_clear)
+
     def fs_options(self, before: tuple[str, ...]) -> tuple[str, ...]:
         """The filesystem's options after a remount: `name=value` replaces what `name` had."""
         names = {option.partition("=")[0] for option in self.fs}.union(self.unset)
@@ -82,19 +93,24 @@ class MountOptions:
 
 @lru_cache(maxsize=1024)
 def parse(text: str) -> MountOptions:
-    """`ro,nosuid,size=1m`; later words win. What is not known is the filesystem's own option."""
-    set_ = clear = 0
+    """`ro,nosuid,size=1m`; later words win. `ro=recursive` is for the mounts below too, and not for the
+    superblock. What is not known is the filesystem's own option."""
+    set_ = clear = deep_set = deep_clear = 0
     read_only = None
     fs: dict[str, str] = {}
     unset: list[str] = []
     operations = set()
     propagation = []
     for word in text.split(","):
-        attribute = _ATTRIBUTES.get(word)
+        name = word.removesuffix("=recursive")
+        attribute = _ATTRIBUTES.get(name)
         if attribute is not None:
             clear |= attribute[0]
             set_ = set_ & ~attribute[0] | attribute[1]
-            if word in ("ro", "rw"):
+            if name != word:
+                deep_clear |= attribute[0]
+                deep_set = deep_set & ~attribute[0] | attribute[1]
+            elif word in ("ro", "rw"):
                 read_only = word == "ro"
         elif word in _OPERATIONS:
             operations.add(word)
@@ -106,8 +122,9 @@ def parse(text: str) -> MountOptions:
         elif word and word not in _IGNORED and not word.startswith(("x-", "X-", "comment=")):
             fs[word.partition("=")[0]] = word
     return MountOptions(
-        set_, clear, read_only, tuple(fs.values()), tuple(unset), frozenset(operations), tuple(propagation)
-    )
+        set_, clear, deep_set, deep_clear, read_only, tuple(fs.values()), tuple(unset), frozenset(operations),
+        tuple(propagation),
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=256)

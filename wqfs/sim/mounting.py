@@ -151,6 +151,25 @@ def umount_recursive(system: System, mount: Mount, now_ns: int) -> None:
             umount(system, each, now_ns)
 
 
+def umount_all(system: System, sb: Superblock, now_ns: int, *, lazy: bool = False, recursive: bool = False) -> None:
+    """umount(8) -A: unmount all mounts of a superblock, the newest first, with `recursive` what is below
+    them too. Raises EBUSY for the root mount, and for a mount with others below it."""
+    mounts = [*reversed(sb.mounts.values())]
+    for mount in mounts:
+        if mount.parent is None:
+            raise Refused(errno.EBUSY, "the root mount cannot go")
+        busy = [each for each in mount.children.values() if each.sb is not sb or each.id < mount.id]
+        if busy and not lazy and not recursive:
+            raise Refused(errno.EBUSY, f"{busy[0].path} is mounted below {mount.path}")
+    for mount in mounts:
+        if mount.parent is None:
+            continue  # it went with a peer
+        if recursive:
+            umount_recursive(system, mount, now_ns)
+        else:
+            umount(system, mount, now_ns, lazy=lazy)
+
+
 def _by_id(mount: Mount) -> int:
     return -mount.id
 
@@ -171,32 +190,56 @@ def change_propagation(system: System, mount: Mount, word: str) -> None:
 
 
 def remount_bind(system: System, mount: Mount, options: MountOptions, now_ns: int) -> None:
-    """Change the attributes of one mount: `-o remount,bind`."""
-    set_attributes(system, mount, options.attributes(mount.attr), now_ns)
+    """Change the attributes of one mount, and of all below it those with `=recursive`:
+    `-o remount,bind`."""
+    _set_attributes(system, {mount: options.attributes(mount.attr), **_below(mount, options)}, now_ns)
 
 
-def set_attributes(system: System, mount: Mount, attr: int, now_ns: int) -> None:
-    """Give one mount these attributes: readonly if that changed, then setattr in any case."""
-    turned = (mount.attr ^ attr) & MOUNT_ATTR_RDONLY
-    mount.attr = attr
+def _below(mount: Mount, options: MountOptions) -> dict[Mount, int]:
+    """The attributes that the mounts below get."""
+    if not options.is_deep:
+        return {}
+    return {each: options.attributes_below(each.attr) for each in mount.subtree() if each is not mount}
+
+
+def _set_attributes(system: System, attributes: dict[Mount, int], now_ns: int) -> None:
+    """Give mounts attributes, all at once as mount_setattr(2) does, and tell."""
+    _tell_attributes(system, attributes, _assign(system, attributes), now_ns)
+
+
+def _assign(system: System, attributes: dict[Mount, int]) -> set[Mount]:
+    """The state; returns whose RDONLY changed."""
+    turned = {mount for mount, attr in attributes.items() if (mount.attr ^ attr) & MOUNT_ATTR_RDONLY}
+    for mount, attr in attributes.items():
+        mount.attr = attr
     system.mounts.changed += 1
-    flags = _NOW_RO if attr & MOUNT_ATTR_RDONLY else 0
-    if turned:
-        system.notify_mount(MountSubtype.READONLY, mount, (), None, now_ns, flags)
-    system.notify_mount(MountSubtype.SETATTR, mount, (), None, now_ns, flags)
+    return turned
+
+
+def _tell_attributes(system: System, mounts: Iterable[Mount], turned: set[Mount], now_ns: int) -> None:
+    """Of each mount readonly if that changed, then setattr in any case."""
+    for mount in mounts:
+        flags = _NOW_RO if mount.attr & MOUNT_ATTR_RDONLY else 0
+        if mount in turned:
+            system.notify_mount(MountSubtype.READONLY, mount, (), None, now_ns, flags)
+        system.notify_mount(MountSubtype.SETATTR, mount, (), None, now_ns, flags)
 
 
 def bind_attributes(system: System, mount: Mount, options: MountOptions, now_ns: int) -> None:
     """The second call that mount(8) makes for `--bind -o ...`: the attributes become those named, none
-    but the atime ones being kept."""
-    if options.set:
+    but the atime ones being kept. With `=recursive` it is mount_setattr(2), which keeps what is not
+    named."""
+    if options.is_deep:
+        remount_bind(system, mount, options, now_ns)
+    elif options.set:
         kept = 0 if options.clear & MOUNT_ATTR__ATIME else mount.attr & MOUNT_ATTR__ATIME
-        set_attributes(system, mount, options.set | kept, now_ns)
+        _set_attributes(system, {mount: options.set | kept}, now_ns)
 
 
 def remount(system: System, mount: Mount, options: MountOptions, now_ns: int) -> None:
     """Reconfigure the superblock, and the attributes of this mount of it: `-o remount`. Posts the
-    superblock's readonly if that changed; of the mount setattr alone."""
+    superblock's readonly if that changed; of the mount setattr alone. What is `=recursive` changes the
+    mounts below as `remount_bind` does."""
     sb = mount.sb
     read_only = sb.read_only if options.read_only is None else options.read_only
     turned = read_only != sb.read_only
@@ -204,13 +247,13 @@ def remount(system: System, mount: Mount, options: MountOptions, now_ns: int) ->
     reconfigured = fs_options != sb.options
     sb.read_only, sb.options = read_only, fs_options
     mount.attr = options.attributes(mount.attr)
-    system.mounts.changed += 1
+    below = _below(mount, options)
+    turned_below = _assign(system, below)
     if turned:
         system.notify_sb(SbSubtype.READONLY, sb, now_ns, _SB_NOW_RO if read_only else 0)
     if reconfigured:
         sb.changed = system.watches.last_event + 1  # it has no event of its own
-    flags = _NOW_RO if mount.attr & MOUNT_ATTR_RDONLY else 0
-    system.notify_mount(MountSubtype.SETATTR, mount, (), None, now_ns, flags)
+    _tell_attributes(system, (mount, *below), turned_below, now_ns)
 
 
 def sb_set_readonly(system: System, sb: Superblock, read_only: bool, now_ns: int) -> None:
