@@ -38,6 +38,14 @@ _UMOUNT_FLAGS = {
 
 
 def _mount(system: System, actor: Actor, arguments: Sequence[str], now_ns: int) -> None:
+    _parse_and_mount(system, arguments, now_ns, automount=False)
+
+
+def _automount(system: System, actor: Actor, arguments: Sequence[str], now_ns: int) -> None:
+    _parse_and_mount(system, arguments, now_ns, automount=True)
+
+
+def _parse_and_mount(system: System, arguments: Sequence[str], now_ns: int, *, automount: bool) -> None:
     given, rest = args.parse(arguments, 2, _MOUNT_FLAGS, _MOUNT_VALUED)
     texts: list[str] = []
     fstype = ""
@@ -60,7 +68,13 @@ def _mount(system: System, actor: Actor, arguments: Sequence[str], now_ns: int) 
         raise Refused(errno.EINVAL, f"expected SOURCE and DIR and no more, not {rest[-1][0]!r}", rest[-1][1])
     if target is None:
         raise Refused(errno.EINVAL, "expected SOURCE and DIR", 2 + len(arguments))
+    if automount and (source is None or options.operations or options.propagation):
+        raise Refused(errno.EINVAL, "expected SOURCE and DIR, and options of a new mount", 2)
     try:
+        if automount:
+            assert source is not None
+            mounting.mount(system, source[0], target[0], fstype, options, now_ns, automount=True)
+            return
         _carry_out(system, source, target[0], fstype, options, now_ns)
     except Refused as refused:
         refused.word = refused.word or target[1]
@@ -148,6 +162,19 @@ def _find(system: System, name: str) -> Mount:
     return found
 
 
+def _expire(system: System, actor: Actor, arguments: Sequence[str], now_ns: int) -> None:
+    if len(arguments) > 1:
+        raise Refused(errno.EINVAL, f"expected one DIR or none, not also {arguments[1]!r}", 3)
+    if not arguments:
+        mounting.expire_all(system, now_ns)
+        return
+    try:
+        mounting.expire(system, system.mounts.mounted_at(arguments[0]), now_ns)
+    except Refused as refused:
+        refused.word = refused.word or 2
+        raise
+
+
 COMMANDS = (
     Command(
         ("mount",),
@@ -168,5 +195,20 @@ COMMANDS = (
         "below it too; with -A, all mounts of that filesystem.",
         "unmount for each mount; removal for each watch on one, and on a superblock that has no mount left.",
         _umount,
+    ),
+    Command(
+        ("automount",),
+        "automount [-t TYPE] [-o OPTIONS] SOURCE DIR",
+        "The kernel mounts a filesystem, as when somebody walks into an automount point; it may expire, and "
+        "does not keep busy what it is mounted on.",
+        "new_mount with IS_SUBMOUNT.",
+        _automount,
+    ),
+    Command(
+        ("expire",),
+        "expire [DIR]",
+        "An automount expires, by default each that has nothing mounted below it.",
+        "expiry on the automount, then unmount.",
+        _expire,
     ),
 )

@@ -25,11 +25,14 @@ if TYPE_CHECKING:
     from wqfs.sim.system import System
 
 _NOW_RO = int(MountFlag.IS_NOW_RO)
+_SUBMOUNT = int(MountFlag.IS_SUBMOUNT)
 _SB_NOW_RO = int(SbFlag.IS_NOW_RO)
 
 
-def mount(system: System, source: str, path: str, fstype: str, options: MountOptions, now_ns: int) -> Mount:
-    """Mount a filesystem. fstype "" takes what the source suggests.
+def mount(
+    system: System, source: str, path: str, fstype: str, options: MountOptions, now_ns: int, *, automount: bool = False
+) -> Mount:
+    """Mount a filesystem. fstype "" takes what the source suggests. automount: the kernel does it.
 
     Raises EBUSY when that superblock is the topmost at `path` already, ENOSPC at the limit, and
     what Superblocks.get refuses.
@@ -47,6 +50,7 @@ def mount(system: System, source: str, path: str, fstype: str, options: MountOpt
             system.superblocks.forget(sb)
         raise
     new = tree.make(sb, (), options.attributes())
+    new.automount = automount
     copies = propagation.graft(tree, new, parent, place, copied_to)
     _new_mounts(system, [new, *copies], now_ns)
     return new
@@ -72,7 +76,7 @@ def bind(system: System, old_path: str, new_path: str, now_ns: int, *, recursive
 def _new_mounts(system: System, mounts: Iterable[Mount], now_ns: int) -> None:
     for new in mounts:
         assert new.parent is not None
-        flags = _NOW_RO if new.attr & MOUNT_ATTR_RDONLY else 0
+        flags = (_NOW_RO if new.attr & MOUNT_ATTR_RDONLY else 0) | (_SUBMOUNT if new.automount else 0)
         system.notify_mount(MountSubtype.NEW_MOUNT, new.parent, new.mountpoint, new, now_ns, flags)
 
 
@@ -90,6 +94,7 @@ def move(system: System, old_path: str, new_path: str, now_ns: int) -> Mount:
     assert old_parent is not None
     copied_to = propagation.targets(parent, place)
     tree.check_room(len(copied_to) * sum(1 for _ in moved.subtree()) if copied_to else 0)
+    moved.automount = False  # it expires no longer (do_move_mount)
     copies = propagation.graft(tree, moved, parent, place, copied_to)
     extra = {"old_mountpoint": was}
     system.notify_mount(MountSubtype.MOVE_FROM, old_parent, old_mountpoint, moved, now_ns, names=extra)
@@ -115,12 +120,20 @@ def _check_move(moved: Mount, parent: Mount) -> None:
 
 def umount(system: System, mount: Mount, now_ns: int, *, lazy: bool = False) -> None:
     """Unmount one mount; lazily, with all below it. Raises EBUSY for the root mount, and for a mount
-    with mounts below it unless lazily."""
+    with mounts below it unless lazily or those are automounts."""
     if mount.parent is None:
         raise Refused(errno.EBUSY, "the root mount cannot go")
-    if mount.children and not lazy:
-        below = next(iter(mount.children.values()))
-        raise Refused(errno.EBUSY, f"{below.path} is mounted below {mount.path}")
+    if not lazy:
+        below = next((each for each in mount.subtree() if each is not mount and not each.automount), None)
+        if below is not None:
+            raise Refused(errno.EBUSY, f"{below.path} is mounted below {mount.path}")
+        for each in reversed([*mount.subtree()][1:]):  # automounts do not keep it busy (shrink_submounts)
+            if each.parent is not None:
+                _umount(system, each, now_ns)
+    _umount(system, mount, now_ns)
+
+
+def _umount(system: System, mount: Mount, now_ns: int) -> None:
     gone = propagation.uproot(system.mounts, mount)
     ended: list[Superblock | Mount] = []
     for each in reversed(gone):  # the kernel lets go of the last one first
@@ -133,6 +146,25 @@ def umount(system: System, mount: Mount, now_ns: int, *, lazy: bool = False) -> 
         system.notify_mount(MountSubtype.UNMOUNT, each.parent, each.place, each.mount, now_ns, heard=each.heard)
     for target in ended:
         system.gone(target, now_ns)
+
+
+def expire(system: System, mount: Mount, now_ns: int) -> None:
+    """An automount expires: it says so, then it is unmounted (mark_mounts_for_expiry). Raises EINVAL for
+    a mount that is no automount, EBUSY for one with mounts below it."""
+    if not mount.automount:
+        raise Refused(errno.EINVAL, f"expected an automount, not {mount.path}")
+    if mount.children:
+        below = next(iter(mount.children.values()))
+        raise Refused(errno.EBUSY, f"{below.path} is mounted below {mount.path}")
+    system.notify_mount(MountSubtype.EXPIRY, mount, (), None, now_ns)
+    _umount(system, mount, now_ns)
+
+
+def expire_all(system: System, now_ns: int) -> None:
+    """All automounts with nothing below them expire; those that come free by it the next time."""
+    for mount in [each for each in system.mounts.by_id.values() if each.automount and not each.children]:
+        if mount.parent is not None:
+            expire(system, mount, now_ns)
 
 
 def umount_recursive(system: System, mount: Mount, now_ns: int) -> None:

@@ -44,10 +44,11 @@ class Mount(Watchable):
     """id: as in records and mountinfo; parent: None for the root mount and for one that is not
     attached; mountpoint: the place within the parent; root: the directory of the filesystem that it
     shows; attr: MOUNT_ATTR_* bits; path: the mountpoint seen from the root; children: by their place;
-    group, master, slaves, unbindable: see wqfs/sim/peers.py; changed: the number of the event that
+    group, master, slaves, unbindable: see wqfs/sim/peers.py; automount: it was mounted by the kernel,
+    and may expire; changed: the number of the event that
     changed it last, 0 before the first."""
 
-    __slots__ = ("attr", "changed", "children", "group", "id", "master", "mountpoint", "parent", "path",
+    __slots__ = ("attr", "automount", "changed", "children", "group", "id", "master", "mountpoint", "parent", "path",
                  "root", "sb", "slaves", "unbindable")  # fmt: skip
 
     def __init__(self, id_: int, sb: Superblock, root: Place, attr: int) -> None:
@@ -64,6 +65,7 @@ class Mount(Watchable):
         self.master: Mount | None = None
         self.slaves: list[Mount] = []
         self.unbindable = False
+        self.automount = False
         self.changed = 0
 
     @property

@@ -54,6 +54,9 @@ def graft(tree: MountTree, source: Mount, parent: Mount, place: Place, copied_to
             tree.groups.make_shared(each)
         copies = _copies(tree, source, parent, copied_to)
     made = [each for copy, _ in copies for each in copy.subtree()]
+    if source.automount:
+        for copy, _ in copies:
+            copy.automount = True
     if source.parent is None:
         tree.attach(source, parent, place)
     else:
