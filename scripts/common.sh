@@ -91,6 +91,7 @@ install_packages() {
         # Without a terminal sudo cannot ask for a password.
         if sudo -n true 2>/dev/null || [ -t 0 ]; then sudo=(sudo); else die "sudo needs a password; $how"; fi
     fi
+    [ ${#sudo[@]} -eq 0 ] || sudo true || die "sudo was refused; $how"
     say "installing Debian packages${sudo:+ with sudo}: $*"
     local apt=("${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y)
     "${apt[@]}" update >&2 || say "apt-get update failed; trying with the package lists that are there"

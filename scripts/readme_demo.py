@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 README = Path(__file__).resolve().parent.parent / "README.md"
-BLOCK = re.compile(r"(`make demo`, with its real output:\n\n```console\n)(.*?)(```\n)", re.DOTALL)
+BLOCK = re.compile(r"(`make demo`, with its real output[^\n]*\n\n```console\n)(.*?)(```\n)", re.DOTALL)
 
 
 def block(readme: str) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.tools import Mount, mounted
+
+os.environ["LESSHISTFILE"] = "-"  # the tests of less leave nothing in a home
 
 
 @pytest.fixture

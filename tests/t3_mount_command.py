@@ -7,17 +7,19 @@ import fcntl
 import os
 import re
 import select
+import shutil
 import signal
 import socket
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.tools import LIMIT, MOUNT_COMMAND, Mount, is_mounted, wait_until
+from tests.tools import LIMIT, MOUNT_COMMAND, ROOT, Mount, is_mounted, wait_until
 from wqfs import __version__
 
 EXIT_USAGE, EXIT_SYSTEM, EXIT_MOUNT = 1, 2, 32
@@ -44,7 +46,7 @@ def said(done: subprocess.CompletedProcess[str]) -> str:
     assert done.stdout == ""
     lines = done.stderr.splitlines()
     assert len(lines) == 1, done.stderr
-    assert re.fullmatch(r"mount_wqfs: .*[.:)].*", lines[0]), lines[0]
+    assert re.fullmatch(r"mount_wqfs\.py: .*[.:)].*", lines[0]), lines[0]
     assert "Traceback" not in lines[0]
     return lines[0]
 
@@ -684,3 +686,47 @@ def test_descriptor_of_the_mount_is_not_inherited_by_fusermount3(mount: Mount) -
             break
     else:
         pytest.fail("the daemon has no /dev/fuse open")
+
+
+def test_folder_that_holds_the_program_is_refused(tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    shutil.copytree(ROOT / "wqfs", clone / "wqfs")
+    shutil.copy(ROOT / "mount_wqfs.py", clone)
+    try:
+        done = subprocess.run(
+            [sys.executable, clone / "mount_wqfs.py", clone], capture_output=True, text=True, timeout=LIMIT, check=False
+        )
+        assert done.returncode == 1
+        assert "choose another folder" in done.stderr and len(done.stderr.splitlines()) == 1
+    finally:
+        subprocess.run(["fusermount3", "-uzq", clone], check=False, timeout=LIMIT)
+
+
+def other_python() -> str:
+    """A Python without pyfuse3, or a skip."""
+    found = shutil.which("python3", path="/usr/bin")
+    if (
+        found is None
+        or not subprocess.run([found, "-c", "import pyfuse3"], check=False, capture_output=True).returncode
+    ):
+        pytest.skip("needs a /usr/bin/python3 without pyfuse3")
+    return found
+
+
+def test_other_python_finds_the_environment_of_make_setup() -> None:
+    if not (ROOT / ".venv/bin/python").exists():
+        pytest.skip("needs the .venv of `make setup`")
+    command = [other_python(), str(ROOT / "mount_wqfs.py"), "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert (done.returncode, done.stdout) == (0, f"wqfs {__version__}\n"), done.stderr
+
+
+def test_python_without_pyfuse3_says_what_to_do(tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1])\nfrom wqfs.fs import daemon\nsys.exit(daemon.main(sys.argv[2:]))"
+    )
+    command = [other_python(), "-I", "-c", program, str(ROOT), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert done.returncode == 2
+    assert "make setup" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not is_mounted(tmp_path)

@@ -65,15 +65,15 @@ exit codes: 0 mounted; 1 usage or permission; 2 system error; 32 mount failed
 """
 
 
-def main(arguments: Sequence[str] | None = None, program: str = "mount_wqfs") -> int:
+def main(arguments: Sequence[str] | None = None, program: str = "mount_wqfs.py") -> int:
     """The mount command. arguments: without the program's name, sys.argv's by default. Returns
     the exit code; in the background form the parent's."""
     try:
-        line = parse_command_line(sys.argv[1:] if arguments is None else arguments)
+        line = parse_command_line(sys.argv[1:] if arguments is None else arguments, program)
     except UsageError as error:
         return _complain(program, str(error), EXIT_USAGE)
     if line.action == "help":
-        print(HELP, end="")
+        print(HELP.replace("mount_wqfs.py", program), end="")
         return EXIT_OK
     if line.action == "version":
         print(f"wqfs {__version__}")
@@ -91,6 +91,16 @@ def _run(line: CommandLine, program: str, on_started: Callable[[], object] | Non
     """Mount and serve in this process until the mount ends."""
     _log_to(line, background=on_started is not None)
     mountpoint = os.path.realpath(line.mountpoint)
+    try:
+        # Late, for it costs a quarter of a second that a usage error need not wait for; and before
+        # the mount, which may hide where it comes from.
+        from wqfs.fs.session import serve
+    except ModuleNotFoundError as error:
+        return _complain(
+            program,
+            f"{sys.executable} has no {error.name}: run `make setup`, then .venv/bin/python mount_wqfs.py.",
+            EXIT_SYSTEM,
+        )
     # Between the mount and the first look for signals nothing could unmount: they wait until then.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
@@ -99,22 +109,14 @@ def _run(line: CommandLine, program: str, on_started: Callable[[], object] | Non
         return _complain(program, str(error), error.exit_code)
     except OSError as error:
         return _complain(program, f"Mounting on {mountpoint} failed: {error.strerror}.", EXIT_SYSTEM)
+    started = on_started or (lambda: _foreground_started(mountpoint))
     try:
-        # Late, for these cost a quarter of a second that a usage error need not wait for.
-        from wqfs.fs.session import serve
-
-        serve(
-            mountpoint,
-            fuse_fd,
-            line.options,
-            STOP_SIGNALS,
-            on_started or (lambda: _foreground_started(mountpoint)),
-        )
+        gone = serve(mountpoint, fuse_fd, line.options, STOP_SIGNALS, started)
     except Exception:
         log.exception("%s: the daemon ends on a fault of its own", mountpoint)
         unmount(mountpoint, lazy=True)
         return _complain(program, f"{mountpoint}: ended by a fault of wqfs's own; the log has it.", EXIT_SYSTEM)
-    return EXIT_OK
+    return EXIT_OK if gone else EXIT_SYSTEM
 
 
 def _foreground_started(mountpoint: str) -> None:

@@ -8,16 +8,20 @@ and from the errors of mounting.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import shutil
 import socket
 import stat
 import subprocess
+import sys
 from dataclasses import dataclass
 from typing import Final
 
 from wqfs.fs.options import Options
+
+log = logging.getLogger(__name__)
 
 FUSE_DEVICE: Final = "/dev/fuse"
 _FUSERMOUNT_LIMIT: Final = 20  # seconds; it does nothing slow
@@ -87,6 +91,11 @@ def mount(mountpoint: str, options: Options) -> int:
         )
     if there is None:
         _check_folder(mountpoint)
+    for path in (__file__, sys.prefix):
+        if os.path.commonpath((mountpoint, os.path.realpath(path))) == mountpoint:
+            raise MountFailed(
+                f"{mountpoint} holds {path}, which wqfs needs while it is mounted: choose another folder.", 1
+            )
     ours, theirs = socket.socketpair()
     with ours, theirs:
         done = subprocess.Popen(
@@ -155,24 +164,30 @@ def _explained(complaint: str, mountpoint: str) -> MountFailed:
         return MountFailed(f"{mountpoint} does not exist: make it first (mkdir -p {mountpoint}).")
     if "not a directory" in low:
         return MountFailed(f"{mountpoint} is not a directory: wqfs is mounted on a folder.")
+    if "failed to open /dev/fuse" in low and "permission denied" in low:
+        return MountFailed(
+            "/dev/fuse may not be opened by you: ask root for `chmod 0666 /dev/fuse`, as Debian has it.", 2
+        )
     if "failed to open /dev/fuse" in low or "device not found" in low:
         return MountFailed(f"/dev/fuse cannot be opened: {text}. In a container start it with --device /dev/fuse.", 2)
     if "no write access" in low or "permission denied" in low or "not permitted" in low:
         return MountFailed(
-            f"Not permitted to mount on {mountpoint}: {text}. Choose a folder that you own; in a container "
-            "add --cap-add SYS_ADMIN.", 1
+            f"Not permitted to mount on {mountpoint}: {text}. Choose a folder that you own, and in a "
+            "container that may not mount at all add --cap-add SYS_ADMIN.", 1
         )  # fmt: skip
     return MountFailed(f"Mounting on {mountpoint} failed: {text or 'fusermount3 said nothing'}.")
 
 
 def unmount(mountpoint: str, lazy: bool) -> bool:
-    """Unmount; lazy: even while it is in use. Returns whether it succeeded."""
+    """Unmount; lazy: even while it is in use. Returns whether it succeeded; logs why not, if lazy."""
     done = subprocess.run(
-        [_fusermount(), "-u", *(["-z"] if lazy else []), "-q", "--", mountpoint],
+        [_fusermount(), "-u", *(["-z"] if lazy else []), "--", mountpoint],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         timeout=_FUSERMOUNT_LIMIT,
         check=False,
     )
+    if done.returncode and lazy:
+        log.error("%s: cannot be unmounted: %s", mountpoint, done.stderr.decode("utf-8", "replace").strip())
     return done.returncode == 0

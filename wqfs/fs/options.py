@@ -116,7 +116,7 @@ def _unknown(name: str, equals: str) -> str:
     if name in known:
         return f"Option {name} needs a value: {name}=..."
     near = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean {near[0]}?" if near else " See `mount_wqfs.py --help` for the options there are."
+    hint = f" Did you mean {near[0]}?" if near else " See `--help` for the options there are."
     return f"Unknown option {name!r}.{hint}"
 
 
@@ -131,7 +131,7 @@ class CommandLine:
     action: str = "mount"
 
 
-def parse_command_line(arguments: Sequence[str]) -> CommandLine:
+def parse_command_line(arguments: Sequence[str], program: str = "mount_wqfs.py") -> CommandLine:
     """The arguments after the program's name. Raises UsageError.
 
     By hand, for the shape is mount(8)'s and not argparse's: `-o` may stand anywhere and repeat,
@@ -164,11 +164,11 @@ def parse_command_line(arguments: Sequence[str]) -> CommandLine:
             foreground = True
             debug |= word == "--debug"
         elif word.startswith("-") and word != "-":
-            raise UsageError(f"Unknown option {word!r}. See `mount_wqfs.py --help`.")
+            raise UsageError(f"Unknown option {word!r}. See `{program} --help`.")
         else:
             positional.append(word)
     if not positional:
-        raise UsageError("Name the folder to mount on: mount_wqfs.py MOUNTPOINT")
+        raise UsageError(f"Name the folder to mount on: {program} MOUNTPOINT")
     if len(positional) > 2:
         raise UsageError(f"Expected [SOURCE] MOUNTPOINT, not {len(positional)} names: {' '.join(positional)}")
     if len(positional) == 2 and options.fsname == Options().fsname:

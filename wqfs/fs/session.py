@@ -59,8 +59,8 @@ def serve(
     options: Options,
     stop_signals: Collection[signal.Signals],
     on_started: Callable[[], object],
-) -> None:
-    """Serve the mount until it ends, then see that it is unmounted.
+) -> bool:
+    """Serve the mount until it ends, then see that it is unmounted; returns whether it is.
 
     mountpoint: absolute, mounted, with fuse_fd as its descriptor of /dev/fuse; stop_signals: those
     that end it, blocked by the caller, unblocked here once somebody listens; on_started: called
@@ -88,10 +88,11 @@ def serve(
         device.run(lambda: _tasks(session))
     finally:
         if not session.unmounted:  # else whatever is mounted there is somebody else's by now
-            mounting.unmount(mountpoint, lazy=True)
+            session.unmounted = mounting.unmount(mountpoint, lazy=True)
         ours.close()
         pyfuse3.close(unmount=False)
         os.close(fuse_fd)
+    return session.unmounted
 
 
 class _Session:
