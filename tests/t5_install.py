@@ -211,7 +211,9 @@ def test_install_over_a_foreign_command_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "bin" / "wqfs").read_text() == "theirs"
 
 
-def test_run_in_a_terminal_ends_with_0_after_ctrl_c(folder: Path) -> None:
+@pytest.mark.parametrize("when", ["mounted", "told"])
+def test_run_in_a_terminal_ends_with_0_after_ctrl_c(folder: Path, when: str) -> None:
+    """when: as soon as the mount table has it, or once it has said what to try next."""
     # script(1) gives make a terminal, so that Ctrl-C reaches what it would reach there.
     make = subprocess.Popen(
         ["script", "-qec", f"make run MOUNTPOINT={folder}", "/dev/null"],
@@ -225,11 +227,16 @@ def test_run_in_a_terminal_ends_with_0_after_ctrl_c(folder: Path) -> None:
             assert time.monotonic() < deadline
             assert make.poll() is None
             time.sleep(0.05)
+        output = ""
+        while when == "told" and "hangs it up" not in output:
+            line = make.stdout.readline()
+            assert line, output
+            output += line
         make.stdin.write("\x03")
         make.stdin.flush()
-        output = make.stdout.read()
+        output += make.stdout.read()
         assert make.wait(30) == 0, output
-        assert "second terminal" in output
+        assert when != "told" or "second terminal" in output
         assert "Interrupt" not in output
         assert not mounted(folder)
     finally:
