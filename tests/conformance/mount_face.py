@@ -19,20 +19,17 @@ import json
 import os
 import select
 import struct
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tests.conformance.core_face import POLL_NAMES, as_int, filter_bytes, make_key_line, post_line
+from tests.conformance.fresh_mount import fresh_mount
 from wqfs.abi import ioctls
 
 Step = dict[str, Any]
 
-ROOT = Path(__file__).resolve().parents[2]
 _FIONREAD = 0x541B
 _CLOSED = 1 << 20
 """A number that no descriptor has."""
@@ -44,24 +41,9 @@ _libc.ioctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong]
 def mount_face() -> Iterator[Callable[[], MountFace]]:
     """A function that makes the face of one case; all cases of a run share one fresh mount, each
     with keys of its own."""
-    folder = tempfile.mkdtemp(prefix="wqfs-replay-")
     cases = itertools.count(1)
-    try:
-        done = subprocess.run(
-            [sys.executable, ROOT / "mount_wqfs.py", folder, "-o", "strict,enobufs"],
-            timeout=30,
-            check=False,
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            raise RuntimeError(f"cannot mount: {done.stderr}")
-        yield lambda: MountFace(Path(folder), next(cases))
-    finally:
-        for how in ("-u", "-uz"):
-            if not subprocess.run(["fusermount3", how, "-q", folder], timeout=30, check=False).returncode:
-                break
-        os.rmdir(folder)
+    with fresh_mount() as mount:
+        yield lambda: MountFace(mount, next(cases))
 
 
 class MountFace:

@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from tests.conformance.fresh_mount import fresh_mount
 from wqfs.sim import objects, views
 from wqfs.sim.command import ROOT
 from wqfs.sim.system import System
 from wqfs.watch import Watches
 
-WQFS = Path(__file__).resolve().parents[2] / "mount_wqfs.py"
 DEPTH = 512
 _CHUNK = 4096
 
@@ -100,28 +96,12 @@ def _write(path: Path, line: str) -> None:
 
 @contextmanager
 def real_mounts() -> Iterator[RealMounts]:
-    folder = tempfile.mkdtemp(prefix="wqfs-replay-")
-    try:
-        done = subprocess.run(
-            [sys.executable, WQFS, folder, "-o", "strict,enobufs"],
-            timeout=30,
-            check=False,
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            raise RuntimeError(f"cannot mount: {done.stderr}")
-        face = RealMounts(Path(folder))
+    with fresh_mount() as mount:
+        face = RealMounts(mount)
         try:
             yield face
         finally:
             face.close()
-    finally:
-        fusermount = shutil.which("fusermount3") or "fusermount3"
-        for how in ("-u", "-uz"):
-            if not subprocess.run([fusermount, how, "-q", folder], timeout=30, check=False).returncode:
-                break
-        os.rmdir(folder)
 
 
 Face = CoreMounts | RealMounts

@@ -24,7 +24,6 @@ WRITE: Final = 16
 RELEASE: Final = 18
 INIT: Final = 26
 INTERRUPT: Final = 36
-DESTROY: Final = 38
 IOCTL: Final = 39
 POLL: Final = 40
 NOTIFY_POLL: Final = 1
@@ -53,8 +52,6 @@ IOCTL_IN: Final = struct.Struct("=8xQ24xQIIQI4x")
 POLL_IN: Final = struct.Struct("=8xQ24xQQI4x")
 """unique; fh, kh, flags (struct fuse_poll_in)."""
 assert [s.size for s in (READ_IN, WRITE_IN, RELEASE_IN, IOCTL_IN, POLL_IN)] == [80, 80, 64, 72, 64]
-INIT_IN: Final = struct.Struct("=40xIIII")
-"""major, minor, max_readahead, flags (struct fuse_init_in)."""
 
 # Replies, header included.
 WRITE_OUT: Final = struct.Struct("=IiQI4x")
@@ -62,23 +59,17 @@ IOCTL_OUT: Final = struct.Struct("=IiQiIII")  # result, flags, in_iovs, out_iovs
 POLL_OUT: Final = struct.Struct("=IiQI4x")  # revents
 OPEN_OUT: Final = struct.Struct("=IiQQI4x")  # fh, open_flags
 NOTIFY_POLL_OUT: Final = struct.Struct("=IiQQ")  # kh
-INIT_OUT_FLAGS_AT: Final = OUT_HEADER.size + 12
 INIT_OUT: Final = struct.Struct("=IIIIHHIIHHII")
 """major, minor, max_readahead, flags, max_background, congestion_threshold, max_write, time_gran,
 max_pages, map_alignment, flags2, max_stack_depth (struct fuse_init_out without its unused end)."""
 assert (WRITE_OUT.size, IOCTL_OUT.size, POLL_OUT.size, OPEN_OUT.size) == (24, 32, 24, 32)
 
 FOPEN_DIRECT_IO: Final = 1 << 0
-FOPEN_KEEP_CACHE: Final = 1 << 1
-FOPEN_NONSEEKABLE: Final = 1 << 2
 FOPEN_STREAM: Final = 1 << 4
 FOPEN_NOFLUSH: Final = 1 << 5
-FOPEN_PARALLEL_DIRECT_WRITES: Final = 1 << 6
 
 FUSE_READ_LOCKOWNER: Final = 1 << 1
 """Set on every direct read; clear on those that splice and sendfile make through the page cache."""
-FUSE_IOCTL_COMPAT: Final = 1 << 0
 FUSE_IOCTL_DIR: Final = 1 << 4
 FUSE_POLL_SCHEDULE_NOTIFY: Final = 1 << 0
 FUSE_MAX_PAGES: Final = 1 << 22
-FUSE_HAS_RESEND_IN_FLAGS2: Final = 1 << (39 - 32)

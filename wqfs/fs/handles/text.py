@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 from select import POLLERR, POLLPRI
 
 from wqfs.abi.polling import READABLE
 from wqfs.event import Log, Stream
-from wqfs.fs.handles.base import ALWAYS_READY, STREAM_FLAGS, Caller, Handle, Source
+from wqfs.fs.handles.base import STREAM_FLAGS, Handle, Source
 from wqfs.watch import Watch
 
 
@@ -27,9 +26,6 @@ class TextHandle(Handle):
         if not offset or self._text is None:
             self._text = self._view()
         return self._text[offset : offset + size]
-
-    def write(self, data: memoryview, offset: int, caller: Caller) -> int:
-        return -errno.EBADF
 
     def release(self) -> None:
         if self._released is not None:
@@ -81,9 +77,6 @@ class EventsHandle(Handle):
             return b""
         return data
 
-    def write(self, data: memoryview, offset: int, caller: Caller) -> int:
-        return -errno.EBADF
-
     def poll(self) -> int:
         return self._stream.poll(hung_up=self._watch.queue.hung_up)
 
@@ -108,9 +101,6 @@ class LogHandle(Handle):
 
     def read(self, offset: int, size: int, flags: int) -> bytes:
         return bytes(memoryview(self._log.text())[offset : offset + size])
-
-    def poll(self) -> int:
-        return ALWAYS_READY
 
     def release(self) -> None:
         self._released(self._watch)
