@@ -236,6 +236,8 @@ COMMANDS = st.sampled_from(
         (ioctls.wqfs_ioc_set_filter(1), 0, FILTER_HEAD + bytes(44)),
         (ioctls.wqfs_ioc_set_filter(0), 0, bytes(8)),
         (ioctls.WQFS_IOC_QUEUED, 0, b""),
+        (ioctls.WQFS_IOC_SETTLE, 0, b""),
+        (ioctls.WQFS_IOC_SETTLE, 1, b""),
         (ioctls.WQFS_IOC_WATCH_KEY, 0, ioctls.WATCH_KEY.pack(-3, 1)),
         (ioctls.WQFS_IOC_WATCH_MOUNT, 0, ioctls.WATCH_PATH.pack(2, b"/")),
         (ioctls.WQFS_IOC_WATCH_DEVICES, 0, ioctls.WATCH_DEVICES.pack(-1)),

@@ -618,6 +618,8 @@ int main(int argc, char **argv)
 	number("WQFS_IOC_WATCH_SB", WQFS_IOC_WATCH_SB);
 	number("WQFS_IOC_WATCH_DEVICES", WQFS_IOC_WATCH_DEVICES);
 	number("WQFS_IOC_QUEUED", WQFS_IOC_QUEUED);
+	number("WQFS_IOC_SETTLE", WQFS_IOC_SETTLE);
+	number("WQFS_SETTLE_READERS", WQFS_SETTLE_READERS);
 	for (unsigned n = 0; n <= 16; n++)
 		printf("WQFS_IOC_SET_FILTER(%u) %lu\n", n, (unsigned long)WQFS_IOC_SET_FILTER(n));
 	number("WATCH_KEY.size", sizeof(key));
@@ -679,8 +681,8 @@ def output_of(program: Path, queue: Path, key: int = 0) -> list[str]:
 def test_header_in_c_has_the_numbers_of_python(program: Path, mount: Mount) -> None:
     said = dict(line.rsplit(" ", 1) for line in output_of(program, mount.path / "queue"))
     names = [name for name in vars(ioctls) if name.startswith(("IOC_", "WQFS_IOC_"))]
-    assert len(names) == 7
-    for name in names:
+    assert len(names) == 8
+    for name in (*names, "WQFS_SETTLE_READERS"):
         assert int(said[name]) == getattr(ioctls, name), name
     for count in range(17):
         assert int(said[f"WQFS_IOC_SET_FILTER({count})"]) == ioctls.wqfs_ioc_set_filter(count)

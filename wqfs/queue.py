@@ -75,6 +75,7 @@ class Queue:
         "lost",
         "on_change",
         "readers",
+        "settlers",
         "writers",
     )
 
@@ -99,6 +100,8 @@ class Queue:
         self.writers = 0
         self.on_change: Callable[[Queue], object] | None = None
         """Called when a record was queued or the last write side went; None while nobody waits."""
+        self.settlers: dict[Callable[[], object], None] | None = None
+        """Called when the queue was drained; None while nobody waits for that."""
 
     # -- the writing side
 
@@ -168,6 +171,12 @@ class Queue:
         """Hang up for good, whoever holds the write side: the end of the mount."""
         self._ended = True
         self._tell()
+        self.tell_settlers()
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was hung up for good."""
+        return self._ended
 
     def _tell(self) -> None:
         if self.on_change is not None:
@@ -195,6 +204,8 @@ class Queue:
         ring.clear()
         self._delivered += count
         self.bytes = 0
+        if self.settlers:
+            self.tell_settlers()
         return data
 
     def _read_by_record(self, size: int) -> bytes | None:
@@ -227,8 +238,15 @@ class Queue:
             if not room or not ring:
                 break  # a loss record after the last record waits for the next read
         if taken:
+            if self.settlers and self.drained:
+                self.tell_settlers()
             return b"".join(taken)
         return b"" if self.hung_up else None
+
+    def tell_settlers(self) -> None:
+        """Let those who wait for the queue to be drained look again."""
+        for settler in tuple(self.settlers or ()):
+            settler()
 
     @staticmethod
     def _taken_or_too_small(taken: list[bytes], needed: int) -> bytes:
@@ -259,6 +277,11 @@ class Queue:
     def loss_next(self) -> bool:
         """Whether the next thing to be read is a loss record."""
         return self._loss_next
+
+    @property
+    def drained(self) -> bool:
+        """Whether all that was queued has been read, the loss record too."""
+        return not (self._ring or self._loss_next)
 
     def __len__(self) -> int:
         return len(self._ring)

@@ -8,6 +8,7 @@
     WQFS_IOC_WATCH_SB            _IOW('W', 0x72, struct wqfs_watch_path)
     WQFS_IOC_WATCH_DEVICES       _IOW('W', 0x73, struct wqfs_watch_devices)
     WQFS_IOC_QUEUED              _IOR('W', 0x74, struct wqfs_queued)
+    WQFS_IOC_SETTLE              _IO('W', 0x75)    waits until the queue is drained; flags by value
 
 A watch ID is 0..255 to add and -1 to remove, as with keyctl(KEYCTL_WATCH_KEY).
 """
@@ -44,6 +45,9 @@ WQFS_IOC_WATCH_MOUNT = _ioc(_WRITE, 0x71, WATCH_PATH.size)
 WQFS_IOC_WATCH_SB = _ioc(_WRITE, 0x72, WATCH_PATH.size)
 WQFS_IOC_WATCH_DEVICES = _ioc(_WRITE, 0x73, WATCH_DEVICES.size)
 WQFS_IOC_QUEUED = _ioc(_READ, 0x74, QUEUED.size)
+WQFS_IOC_SETTLE = _ioc(_NONE, 0x75, 0)
+WQFS_SETTLE_READERS = 0x1
+"""Flag of WQFS_IOC_SETTLE: also return when nobody has the queue open for reading (any more)."""
 
 SIZED_SET_FILTER: dict[int, int] = {
     _ioc(_WRITE, 0x61, FILTER_HEADER.size + FILTER_RULE.size * count): count for count in range(FILTERS_MAX + 1)

@@ -43,6 +43,13 @@ struct wqfs_queued {
 #define WQFS_IOC_WATCH_DEVICES	_IOW('W', 0x73, struct wqfs_watch_devices)
 #define WQFS_IOC_QUEUED		_IOR('W', 0x74, struct wqfs_queued)
 
+/* A barrier: waits until all that was queued has been read, a loss record too. The argument is 0 or
+ * WQFS_SETTLE_READERS: then it also returns once nobody has the queue open for reading (open it for
+ * writing alone, so as not to count). EINTR on a signal, EPIPE when the mount ends before, ENOMEM
+ * when too many calls wait. What has been read may still be at work in its reader. */
+#define WQFS_IOC_SETTLE		_IO('W', 0x75)
+#define WQFS_SETTLE_READERS	0x1
+
 /* The kernel's own two, for programs that cannot include linux/watch_queue.h: it includes
  * linux/fcntl.h, which does not go together with fcntl.h. */
 #ifndef IOC_WATCH_QUEUE_SET_SIZE

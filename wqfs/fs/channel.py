@@ -5,8 +5,8 @@ the kernel) and `forward` (to pyfuse3) any number of times. No I/O and no task i
 can be replayed and fuzzed without a kernel.
 
 The rules:
-- READ, WRITE, POLL, IOCTL, INTERRUPT and RELEASE are answered here, at once; a read that must wait
-  is an entry in a table (`waiting`: unique -> source). All other requests are pyfuse3's.
+- READ, WRITE, POLL, IOCTL, INTERRUPT and RELEASE are answered here, at once; a read or an ioctl
+  that must wait is an entry in a table (`waiting`: unique -> source). All others are pyfuse3's.
 - Events that a request makes are queued everywhere first; then readers are filled, in the order of
   their arrival, and pollers notified; once a request.
 - FUSE_INTERRUPT is answered with EINTR to the request that it names, if that waits here. The
@@ -25,7 +25,7 @@ from typing import Final
 
 from wqfs.abi import fuse
 from wqfs.fs.channel_limits import MAX_PAGES, MAX_WRITE
-from wqfs.fs.handles.base import Caller, Handle, Source
+from wqfs.fs.handles.base import Caller, Handle, Source, Wait
 
 log = logging.getLogger(__name__)
 
@@ -138,8 +138,13 @@ class Channel:
             raise TypeError(f"{handle!r} has nothing to wait for")
         if flags & os.O_NONBLOCK:
             self._error(unique, errno.EAGAIN)
-        elif len(self.waiting) >= self._max_waiting:
-            log.warning("a read was refused: %d readers wait already, the limit max_waiting", self._max_waiting)
+        else:
+            self._park(unique, handle, source, size)
+
+    def _park(self, unique: int, handle: Handle, source: Source, size: int) -> None:
+        """Let a request wait until `source` is ready and `handle` has an answer."""
+        if len(self.waiting) >= self._max_waiting:
+            log.warning("a call was refused: %d wait already, the limit max_waiting", self._max_waiting)
             self._error(unique, errno.ENOMEM)
         else:
             source.waiters[unique] = (handle, size, self._clock() if self._clock else 0.0)
@@ -188,6 +193,8 @@ class Channel:
         data = handle.ioctl(command, argument, message[_IOCTL_DATA_AT : _IOCTL_DATA_AT + in_size], caller)
         if data.__class__ is int:
             self._send(_OUT(_OUT_SIZE, data, unique))
+        elif data.__class__ is Wait:
+            self._park(unique, data.handle, data.source, 0)
         else:
             out_size = fuse.IOCTL_OUT.size + len(data)  # type: ignore[arg-type]
             self._send(fuse.IOCTL_OUT.pack(out_size, 0, unique, 0, 0, 0, 0) + data)  # type: ignore[operator]

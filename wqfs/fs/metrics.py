@@ -46,7 +46,7 @@ def text(filesystem: Filesystem) -> str:
     add("watches", "gauge", "Named watches.", len(watches.by_name))
     add("queues", "gauge", "Notification pipes, named or open.", len(watches.by_number))
     add("handles", "gauge", "Open files.", len(filesystem.channel.handles))
-    add("waiting_readers", "gauge", "Reads that wait.", len(filesystem.channel.waiting))
+    add("waiting_readers", "gauge", "Reads, and ioctls that settle, that wait.", len(filesystem.channel.waiting))
     add("records_queued", "gauge", "Records queued in all queues there are.", queued)
     add("records_lost", "gauge", "Records lost by the queues there are.", lost)
     add("records_filtered", "gauge", "Records kept out by the filters of the queues there are.", filtered)

@@ -59,6 +59,16 @@ class Source:
         self.ready.append(self)
 
 
+class Wait:
+    """The answer to an ioctl that must wait: what to ask, again each time `source` is ready."""
+
+    __slots__ = ("handle", "source")
+
+    def __init__(self, handle: Handle, source: Source) -> None:
+        self.handle = handle
+        self.source = source
+
+
 class Handle:
     """An open file. `open_flags` goes into the reply to OPEN."""
 
@@ -79,7 +89,7 @@ class Handle:
         """The events of poll(2) that hold now."""
         return ALWAYS_READY
 
-    def ioctl(self, command: int, argument: int, data: memoryview, caller: Caller) -> bytes | int:
+    def ioctl(self, command: int, argument: int, data: memoryview, caller: Caller) -> bytes | int | Wait:
         """The bytes that go back with result 0."""
         return -errno.ENOTTY
 

@@ -11,7 +11,8 @@ from typing import Final
 from wqfs.abi import filters, ioctls
 from wqfs.abi.errors import Malformed
 from wqfs.abi.filters import Filter
-from wqfs.fs.handles.base import STREAM_FLAGS, Caller, Complain, Handle, Source
+from wqfs.fs.handles.base import STREAM_FLAGS, Caller, Complain, Handle, Source, Wait
+from wqfs.fs.handles.settling import settle
 from wqfs.queue import BufferTooSmall, SizeRefused
 from wqfs.watch import Watch
 
@@ -77,13 +78,14 @@ class QueueHandle(Handle):
     def release(self) -> None:
         if self._reads:
             self._queue.readers -= 1
+            self._queue.tell_settlers()
         if self._writes:
             self._watch.let_go()
         self._context.released(self._watch)
 
     # -- ioctl
 
-    def ioctl(self, command: int, argument: int, data: memoryview, caller: Caller) -> bytes | int:
+    def ioctl(self, command: int, argument: int, data: memoryview, caller: Caller) -> bytes | int | Wait:
         try:
             if command == ioctls.IOC_WATCH_QUEUE_SET_SIZE:
                 self._queue.set_size(argument & _U32)
@@ -97,6 +99,8 @@ class QueueHandle(Handle):
             if command == ioctls.WQFS_IOC_QUEUED:
                 queue = self._queue
                 return ioctls.Queued(len(queue), queue.bytes, int(queue.loss_next), queue.depth).encode()
+            if command == ioctls.WQFS_IOC_SETTLE:
+                return settle(self._watch, argument & _U32, self._source.ready)
             watched = _watched(command, bytes(data))
             if watched is None:
                 return -errno.ENOTTY
