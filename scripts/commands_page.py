@@ -32,6 +32,7 @@ def page() -> str:
         parts.append(f"## `{' '.join(command.words)}`\n\n")
         parts.append("".join(f"    {line.strip()}\n" for line in [command.usage]))
         parts.append(f"\n{command.summary}\n\nEvents: {events}.\n\n")
+        parts.append(f"Errors: {command.errors}.\n\n")
     return "".join(parts).rstrip("\n") + "\n"
 
 

@@ -183,6 +183,7 @@ def test_snapshot_has_everything_and_the_number_of_the_last_event() -> None:
         "source": "none",
         "state": "ok",
         "read_only": True,
+        "fill_percent": 0,
         "options": [],
         "mounts": [22],
         "changed": 2,

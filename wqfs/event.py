@@ -10,7 +10,6 @@ Stream and Log are the text's two shapes: what an open `events` has still to giv
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from collections import deque
@@ -18,6 +17,7 @@ from collections.abc import Callable, Mapping
 from select import POLLHUP
 
 from wqfs.abi import records as r
+from wqfs.abi.errors import ERRNO_NAMES
 from wqfs.abi.polling import READABLE
 
 NameValue = str | int | bool
@@ -119,7 +119,7 @@ def _body(type_: int, subtype: int, body: bytes) -> dict[str, object]:
         sb, number, cookie = r.SB_ERROR_BODY.unpack_from(body)
         return {
             "sb": sb,
-            "error": errno.errorcode.get(number, number),
+            "error": ERRNO_NAMES.get(number, number),
             "error_text": os.strerror(number),
             "cookie": cookie,
             "text": body[r.SB_ERROR_BODY.size :].decode("utf-8", "replace"),

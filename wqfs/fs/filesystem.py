@@ -68,7 +68,6 @@ class Filesystem:
         self.options = options
         self.uid = uid if options.uid is None else options.uid
         self.gid = gid if options.gid is None else options.gid
-        self.now_ns = now_ns
         limits = Limits(
             watches=options.max_watches,
             objects=options.max_objects,
@@ -77,14 +76,17 @@ class Filesystem:
             log_events=options.log_events,
         )
         self.watches = Watches(limits, strict=options.strict, trusted=frozenset((self.uid, 0)))
-        self.system = System(self.watches, now_ns=now_ns())
+        self.system = system = System(self.watches, now_ns=now_ns())
+        self._real_ns = now_ns
+        self.now_ns: Callable[[], int] = lambda: now_ns() + system.ahead_ns
+        """The simulated system's time; files have the real one."""
         self.refusals = Refusals(now_ns)
-        self.control = Control(self.system, self.watches, now_ns)
+        self.control = Control(self.system, self.watches, self.now_ns)
         self.mount_changes = Changes()
         self.channel: Channel
         self.on_schedule: Callable[[], object] = lambda: None
         """Called when `collect` has to be called at another time than it said."""
-        self._next_collection_ns: int | None = None
+        self._schedule: tuple[int | None, int] = (None, 0)
         self._last_handle = 0
         self._sources: dict[int, Source] = {}
         self._mount_source: Source | None = None
@@ -137,14 +139,14 @@ class Filesystem:
         version = self.system.changed + self.watches.last_event + self.refusals.count + self.control.changes
         if version != self._version:
             self._version = version
-            self._changed_ns = self.now_ns()
+            self._changed_ns = self._real_ns()
         return self._changed_ns
 
     # -- watches
 
     def make_watch(self, name: str, uid: int, gid: int) -> Watch:
         """mkdir watches/NAME. Raises WatchRefused."""
-        watch = self.watches.make(name, uid, gid, self.now_ns())
+        watch = self.watches.make(name, uid, gid, self._real_ns())
         if self._hung_up:
             watch.hang_up()
         self._watches_changed_ns = watch.made_ns
@@ -153,7 +155,7 @@ class Filesystem:
     def remove_watch(self, name: str) -> None:
         """rmdir watches/NAME: hangs up. What is open lives on. Raises KeyError."""
         watch = self.watches.remove_name(name)
-        self._watches_changed_ns = self.now_ns()
+        self._watches_changed_ns = self._real_ns()
         self._forget_if_unused(watch)
         self.channel.wake()
 
@@ -258,19 +260,20 @@ class Filesystem:
     def _post(self, line: str, caller: Caller) -> None:
         self.control.run(line, caller, self.now_ns())
         self.mount_changes.update(self.system.mounts.changed)
-        if self.system.keys.next_collection_ns != self._next_collection_ns:
-            self._next_collection_ns = self.system.keys.next_collection_ns
+        schedule = (self.system.keys.next_collection_ns, self.system.ahead_ns)
+        if schedule != self._schedule:
+            self._schedule = schedule
             self.on_schedule()
 
     def _deliver_raw(self, records: list[bytes]) -> None:
         self.watches.publish_raw(records, self.now_ns())
 
     def collect(self) -> int | None:
-        """Do what is due by now; returns when to call again, nanoseconds since the epoch, None for never."""
+        """Do what is due by now; returns when to call again, in time of `now_ns`, None for never."""
         self.system.keys.collect(self.now_ns())
         self.channel.wake()
-        self._next_collection_ns = self.system.keys.next_collection_ns
-        return self._next_collection_ns
+        self._schedule = (self.system.keys.next_collection_ns, self.system.ahead_ns)
+        return self._schedule[0]
 
     # -- looking
 

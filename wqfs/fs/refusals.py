@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
+from wqfs.abi.errors import ERRNO_NAMES
 from wqfs.fs.handles.base import Caller
 from wqfs.sim.errors import Refused
 from wqfs.sim.language import split
@@ -40,7 +41,7 @@ class _Refusal(NamedTuple):
         if self.word:
             words = _words(self.line)
             place += f" word {self.word}" + (f" {words[self.word - 1]!r}" if self.word <= len(words) else "")
-        name = errno.errorcode.get(self.code, str(self.code))
+        name = ERRNO_NAMES.get(self.code, str(self.code))
         shown = f": {self.line[:_SHOWN]}" if self.line else ""
         moment = datetime.fromtimestamp(self.time_ns / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         uid, _, pid = self.caller

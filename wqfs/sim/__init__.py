@@ -6,9 +6,19 @@ language      a line becomes words, the words a command
 mounts        the mount tree, and who hears of what; mounting has the system calls on it
 mount_commands, mount_options   the words of mount(8) and umount(8)
 superblocks   what is mounted; sb_commands
+devices       what it is mounted from; device_commands
 keys, key_search, key_store, key_table, keyring   keys and keyrings, from one key to all operations
 key_commands  the words of keyctl(1)
 objects       the lines of a watch's `objects`
 views, key_views   the files of sim/
+simulation    all of it for programs in Python, without a mount
+completion    what may come next in a line
+clock_commands   its time
 errors        what it says when it refuses
 """
+
+__all__ = ["COMMANDS", "Refused", "Simulation"]
+
+from wqfs.sim.errors import Refused
+from wqfs.sim.language import COMMANDS
+from wqfs.sim.simulation import Simulation

@@ -6,8 +6,8 @@ with them, and the reference page is made from them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -39,7 +39,9 @@ class Command:
     """One command of the language.
 
     words: its name, ("key", "add"); usage: one line with the arguments in capitals; summary: one
-    sentence; events: which events it makes, in words; run: carries it out.
+    sentence; events: which events it makes, in words; run: carries it out; errors: what is refused,
+    `ERRNO: why; ERRNO: why`. flags, valued: its options without and with a value, and what `arguments.parse` is
+    to make of them.
 
     run takes the system, who asks, the arguments after the words, and the time in nanoseconds
     since the epoch. It raises Refused: EINVAL with `word` set (the words of the whole line, from 1)
@@ -52,3 +54,6 @@ class Command:
     summary: str
     events: str
     run: Callable[[System, Actor, Sequence[str], int], None]
+    errors: str = ""
+    flags: Mapping[str, str] = field(default_factory=dict)
+    valued: Mapping[str, str] = field(default_factory=dict)

@@ -187,6 +187,11 @@ COMMANDS = (
         "and move_to; with remount,bind readonly if that changes, and setattr; with remount the "
         "superblock's readonly if that changes, and setattr; none with --make-.",
         _mount,
+        "EBUSY: it is mounted there already, or the superblock otherwise, or frozen; EINVAL: no absolute path, no "
+        "mount point, unbindable, shared, or a line that makes no sense; ENAMETOOLONG: the path; ENOTBLK: a type that "
+        "needs a block device; ENOENT: the device was removed; ELOOP: a move below itself; ENOSPC: too many mounts",
+        _MOUNT_FLAGS,
+        _MOUNT_VALUED,
     ),
     Command(
         ("umount",),
@@ -195,6 +200,9 @@ COMMANDS = (
         "below it too; with -A, all mounts of that filesystem.",
         "unmount for each mount; removal for each watch on one, and on a superblock that has no mount left.",
         _umount,
+        "EBUSY: something is mounted below it, or it is the root mount; EINVAL: nothing is mounted there, or a line "
+        "that makes no sense",
+        _UMOUNT_FLAGS,
     ),
     Command(
         ("automount",),
@@ -203,6 +211,9 @@ COMMANDS = (
         "does not keep busy what it is mounted on.",
         "new_mount with IS_SUBMOUNT.",
         _automount,
+        "as mount, for a new mount",
+        _MOUNT_FLAGS,
+        _MOUNT_VALUED,
     ),
     Command(
         ("expire",),
@@ -210,5 +221,6 @@ COMMANDS = (
         "An automount expires, by default each that has nothing mounted below it.",
         "expiry on the automount, then unmount.",
         _expire,
+        "EBUSY: something is mounted below it; EINVAL: it is no automount",
     ),
 )

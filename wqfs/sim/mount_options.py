@@ -49,6 +49,8 @@ _IGNORED = frozenset(
 )  # fmt: skip
 _OPERATIONS = frozenset({"bind", "rbind", "move", "remount"})
 PROPAGATION = ("shared", "rshared", "private", "rprivate", "slave", "rslave", "unbindable", "runbindable")
+WORDS = tuple(sorted({*_ATTRIBUTES, *_OPERATIONS, *PROPAGATION, "errors=remount-ro", "errors=continue"}))
+"""What people may complete after -o; any other word is an option of the filesystem's own."""
 # Options of a superblock that undo one another.
 _OPPOSITE = {"async": "sync", "nolazytime": "lazytime"}
 

@@ -271,8 +271,10 @@ def bind_attributes(system: System, mount: Mount, options: MountOptions, now_ns:
 def remount(system: System, mount: Mount, options: MountOptions, now_ns: int) -> None:
     """Reconfigure the superblock, and the attributes of this mount of it: `-o remount`. Posts the
     superblock's readonly if that changed; of the mount setattr alone. What is `=recursive` changes the
-    mounts below as `remount_bind` does."""
+    mounts below as `remount_bind` does. Raises EBUSY while it is frozen (reconfigure_super)."""
     sb = mount.sb
+    if sb.frozen:
+        raise Refused(errno.EBUSY, f"{sb.source} is frozen")
     read_only = sb.read_only if options.read_only is None else options.read_only
     turned = read_only != sb.read_only
     fs_options = options.fs_options(sb.options)
@@ -284,7 +286,7 @@ def remount(system: System, mount: Mount, options: MountOptions, now_ns: int) ->
     if turned:
         system.notify_sb(SbSubtype.READONLY, sb, now_ns, _SB_NOW_RO if read_only else 0)
     if reconfigured:
-        sb.changed = system.watches.last_event + 1  # it has no event of its own
+        system.changed_silently(sb)
     _tell_attributes(system, (mount, *below), turned_below, now_ns)
 
 

@@ -1,4 +1,4 @@
-"""sb and device: what happens to superblocks and block devices by itself."""
+"""sb: what happens to superblocks by itself."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ TEXT_MAX: Final = r.RECORD_MAX - r.RECORD_MIN - r.SB_ERROR_BODY.size
 """Bytes of an error's text that fit a record."""
 _MAX_ERRNO = 4095
 _NUMBER = re.compile("0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20}")
-_ERRNOS = {name: number for number, name in errno.errorcode.items()}
+_ERRNOS: dict[str, int] = {name: getattr(errno, name) for name in dir(errno) if name[0] == "E"}
 _ERRNOS.update({"EFSCORRUPTED": errno.EUCLEAN, "EFSBADCRC": errno.EBADMSG, "EWOULDBLOCK": errno.EWOULDBLOCK})
 
 
-def _superblock(system: System, arguments: Sequence[str], least: int, usage: str) -> Superblock:
+def superblock(system: System, arguments: Sequence[str], least: int, usage: str) -> Superblock:
     """The superblock that the first argument names; `least` arguments must be there."""
     if len(arguments) < least:
         raise Refused(errno.EINVAL, f"expected {usage}", 3 + len(arguments))
@@ -35,19 +35,19 @@ def _superblock(system: System, arguments: Sequence[str], least: int, usage: str
         raise
 
 
-def _no_more(arguments: Sequence[str], most: int) -> None:
+def no_more(arguments: Sequence[str], most: int) -> None:
     if len(arguments) > most:
         raise Refused(errno.EINVAL, f"expected nothing more, not {arguments[most]!r}", 3 + most)
 
 
-def _number(text: str, limit: int, what: str, word: int) -> int:
+def number(text: str, limit: int, what: str, word: int) -> int:
     """A number 0..limit, decimal or 0x hexadecimal."""
-    number = -1
+    value = -1
     if _NUMBER.fullmatch(text):
-        number = int(text, 16 if text[:2] in ("0x", "0X") else 10)
-    if not 0 <= number <= limit:
+        value = int(text, 16 if text[:2] in ("0x", "0X") else 10)
+    if not 0 <= value <= limit:
         raise Refused(errno.EINVAL, f"expected {what} of 0..{limit}, not {text!r}", word)
-    return number
+    return value
 
 
 def _errno(text: str, word: int) -> int:
@@ -56,10 +56,10 @@ def _errno(text: str, word: int) -> int:
         return named
     if not text[:1].isdecimal():
         raise Refused(errno.EINVAL, f"expected an errno such as EIO or 5, not {text!r}", word)
-    number = _number(text, _MAX_ERRNO, "an errno", word)
-    if not number:
+    value = number(text, _MAX_ERRNO, "an errno", word)
+    if not value:
         raise Refused(errno.EINVAL, "expected an errno of 1..4095, not 0", word)
-    return number
+    return value
 
 
 def cut(text: str, limit: int) -> bytes:
@@ -72,26 +72,31 @@ def cut(text: str, limit: int) -> bytes:
     return raw[:limit]
 
 
-def _error(system: System, actor: Actor, arguments: Sequence[str], now_ns: int) -> None:
-    sb = _superblock(system, arguments, 2, "DIR and ERRNO")
-    number = _errno(arguments[1], 4)
-    cookie = 0
-    text_at = 2
-    if len(arguments) > 2 and arguments[2].startswith("cookie="):
-        cookie = _number(arguments[2][7:], 0xFFFFFFFF, "a cookie", 5)
-        text_at = 3
-    text = cut(" ".join(arguments[text_at:]), TEXT_MAX)
+def report_error(system: System, sb: Superblock, number: int, now_ns: int, *, cookie: int = 0, text: str = "") -> None:
+    """A filesystem reports an error, a positive errno; with errors=remount-ro it turns read-only. The
+    text is cut to what fits the record."""
     turns = "errors=remount-ro" in sb.options and not sb.read_only
     sb.errors += 1
     sb.read_only = sb.read_only or turns
-    body = r.SB_ERROR_BODY.pack(sb.id, number, cookie)[r.SB_BODY.size :] + text
+    body = r.SB_ERROR_BODY.pack(sb.id, number, cookie)[r.SB_BODY.size :] + cut(text, TEXT_MAX)
     system.notify_sb(r.SbSubtype.ERROR, sb, now_ns, body=body)
     if turns:
         system.notify_sb(r.SbSubtype.READONLY, sb, now_ns, r.SbFlag.IS_NOW_RO)
 
 
+def _error(system: System, actor: Actor, arguments: Sequence[str], now_ns: int) -> None:
+    sb = superblock(system, arguments, 2, "DIR and ERRNO")
+    wrong = _errno(arguments[1], 4)
+    cookie = 0
+    text_at = 2
+    if len(arguments) > 2 and arguments[2].startswith("cookie="):
+        cookie = number(arguments[2][7:], 0xFFFFFFFF, "a cookie", 5)
+        text_at = 3
+    report_error(system, sb, wrong, now_ns, cookie=cookie, text=" ".join(arguments[text_at:]))
+
+
 def _edquot(system: System, actor: Actor, arguments: Sequence[str], now_ns: int) -> None:
-    sb = _superblock(system, arguments, 1, "DIR [user|group|project ID]")
+    sb = superblock(system, arguments, 1, "DIR [user|group|project ID]")
     kind, id_ = "user", actor.uid
     if len(arguments) > 1:
         kind = arguments[1]
@@ -99,29 +104,29 @@ def _edquot(system: System, actor: Actor, arguments: Sequence[str], now_ns: int)
             raise Refused(errno.EINVAL, f"expected user, group or project, not {kind!r}", 4)
         if len(arguments) < 3:
             raise Refused(errno.EINVAL, f"expected the ID of the {kind}", 5)
-        id_ = _number(arguments[2], 0xFFFFFFFF, "an ID", 5)
-        _no_more(arguments, 3)
+        id_ = number(arguments[2], 0xFFFFFFFF, "an ID", 5)
+        no_more(arguments, 3)
     system.notify_sb(r.SbSubtype.EDQUOT, sb, now_ns, names={kind: id_})
 
 
 def _readonly(system: System, actor: Actor, arguments: Sequence[str], now_ns: int) -> None:
-    sb = _superblock(system, arguments, 1, "DIR")
-    _no_more(arguments, 1)
+    sb = superblock(system, arguments, 1, "DIR")
+    no_more(arguments, 1)
     mounting.sb_set_readonly(system, sb, True, now_ns)
 
 
 def _readwrite(system: System, actor: Actor, arguments: Sequence[str], now_ns: int) -> None:
-    sb = _superblock(system, arguments, 1, "DIR")
-    _no_more(arguments, 1)
+    sb = superblock(system, arguments, 1, "DIR")
+    no_more(arguments, 1)
     mounting.sb_set_readonly(system, sb, False, now_ns)
 
 
 def _network(system: System, actor: Actor, arguments: Sequence[str], now_ns: int) -> None:
-    sb = _superblock(system, arguments, 2, "DIR and up or down")
+    sb = superblock(system, arguments, 2, "DIR and up or down")
     word = arguments[1]
     if word not in ("up", "down"):
         raise Refused(errno.EINVAL, f"expected up or down, not {word!r}", 4)
-    _no_more(arguments, 2)
+    no_more(arguments, 2)
     if sb.on_block_device:
         raise Refused(errno.EINVAL, f"expected a network filesystem, not {sb.fstype} on {sb.source}", 3)
     if sb.network_down != (word == "down"):
@@ -129,66 +134,95 @@ def _network(system: System, actor: Actor, arguments: Sequence[str], now_ns: int
         system.notify_sb(r.SbSubtype.NETWORK, sb, now_ns, names={"network": word})
 
 
-def _device_error(system: System, actor: Actor, arguments: Sequence[str], now_ns: int) -> None:
-    if len(arguments) < 2:
-        raise Refused(errno.EINVAL, "expected DEVICE and an error", 3 + len(arguments))
-    device, name = arguments[:2]
-    if not device.startswith("/dev/"):
-        raise Refused(errno.ENOTBLK, f"expected a block device /dev/..., not {device!r}", 3)
-    subtype = r.BlockSubtype.__members__.get(name.upper())
-    if subtype is None:
-        words = ", ".join(each.name.lower() for each in r.BlockSubtype)
-        raise Refused(errno.EINVAL, f"expected one of {words}, not {name!r}", 4)
-    sector = 0
-    if len(arguments) > 2:
-        if not arguments[2].startswith("sector="):
-            raise Refused(errno.EINVAL, f"expected sector=N, not {arguments[2]!r}", 5)
-        sector = _number(arguments[2][7:], 0xFFFFFFFFFFFFFFFF, "a sector", 5)
-    _no_more(arguments, 3)
-    system.notify_device(device, subtype, sector, now_ns)
+def _freeze(system: System, actor: Actor, arguments: Sequence[str], now_ns: int) -> None:
+    sb = superblock(system, arguments, 1, "DIR")
+    no_more(arguments, 1)
+    if sb.frozen:
+        raise Refused(errno.EBUSY, f"{sb.source} is frozen already", 3)
+    sb.frozen = True
+    system.changed_silently(sb)
+
+
+def _thaw(system: System, actor: Actor, arguments: Sequence[str], now_ns: int) -> None:
+    sb = superblock(system, arguments, 1, "DIR")
+    no_more(arguments, 1)
+    if not sb.frozen:
+        raise Refused(errno.EINVAL, f"{sb.source} is not frozen", 3)
+    sb.frozen = False
+    system.changed_silently(sb)
+
+
+def _fill(system: System, actor: Actor, arguments: Sequence[str], now_ns: int) -> None:
+    sb = superblock(system, arguments, 2, "DIR and PERCENT")
+    percent = number(arguments[1], 100, "a number of percent", 4)
+    no_more(arguments, 2)
+    sb.fill_percent = percent
+    system.changed_silently(sb)
 
 
 COMMANDS = (
     Command(
         ("sb", "error"),
-        "sb error DIR|SOURCE|ID ERRNO [cookie=N] [TEXT...]",
+        "sb error SUPERBLOCK ERRNO [cookie=N] [TEXT...]",
         "A filesystem reports an error; with its option errors=remount-ro it turns read-only.",
         "error; then readonly if it turns read-only.",
         _error,
+        "EINVAL: no such superblock, errno, or cookie",
     ),
     Command(
         ("sb", "edquot"),
-        "sb edquot DIR|SOURCE|ID [user|group|project ID]",
+        "sb edquot SUPERBLOCK [user|group|project ID]",
         "A quota is exceeded: by default that of the user who gives the command.",
         "edquot",
         _edquot,
+        "EINVAL: no such superblock, kind, or ID",
     ),
     Command(
         ("sb", "readonly"),
-        "sb readonly DIR|SOURCE|ID",
+        "sb readonly SUPERBLOCK",
         "A superblock turns read-only by itself.",
         "readonly, unless it is so already.",
         _readonly,
+        "EINVAL: no such superblock",
     ),
     Command(
         ("sb", "readwrite"),
-        "sb readwrite DIR|SOURCE|ID",
+        "sb readwrite SUPERBLOCK",
         "A superblock turns read-write by itself.",
         "readonly without IS_NOW_RO, unless it is so already.",
         _readwrite,
+        "EINVAL: no such superblock",
     ),
     Command(
         ("sb", "network"),
-        "sb network DIR|SOURCE|ID down|up",
+        "sb network SUPERBLOCK down|up",
         "The network under a filesystem goes or comes back.",
         "network, unless it is so already.",
         _network,
+        "EINVAL: no such superblock, it is on a block device, or neither up nor down",
     ),
     Command(
-        ("device", "error"),
-        "device error DEVICE ERROR [sector=N]",
-        f"A block device fails: ERROR is one of {', '.join(s.name.lower() for s in r.BlockSubtype)}.",
-        "The block layer's event of that name.",
-        _device_error,
+        ("sb", "freeze"),
+        "sb freeze SUPERBLOCK",
+        "A superblock is frozen, as for a snapshot (FIFREEZE): sim/superblocks says so.",
+        "none: the record format has none for it",
+        _freeze,
+        "EBUSY: it is frozen already; EINVAL: no such superblock",
+    ),
+    Command(
+        ("sb", "thaw"),
+        "sb thaw SUPERBLOCK",
+        "A frozen superblock is used again (FITHAW).",
+        "none",
+        _thaw,
+        "EINVAL: it is not frozen, or no such superblock",
+    ),
+    Command(
+        ("sb", "fill"),
+        "sb fill SUPERBLOCK PERCENT",
+        "A filesystem fills up, or empties: 0..100 percent; at 100 its state is full.",
+        "none: the record format has none for it",
+        _fill,
+        "EINVAL: no such superblock, or no number of 0..100",
     ),
 )

@@ -4,15 +4,16 @@ A source that begins with /dev/ is a block device (unless the type never has one
 with the same type shares its superblock, with another type is EBUSY, as is a wish for the other of
 read-only and read-write (get_tree_bdev, fs/super.c). Anything else gets a superblock and an
 anonymous device 0:N of its own each time.
+Frozen and full are state that no event tells of: the record format has none for them.
 A superblock lives while a mount of it is there. Ids and anonymous devices are never used again.
 """
 
 from __future__ import annotations
 
 import errno
-import re
 from typing import TYPE_CHECKING
 
+from wqfs.sim.devices import BlockDevices, is_within
 from wqfs.sim.errors import Refused
 from wqfs.watch import Watchable
 
@@ -39,10 +40,11 @@ NODEV_TYPES = frozenset(
 class Superblock(Watchable):
     """id: the id in records and in sim/superblocks, from 1; device: (major, minor); read_only: of
     the superblock, not of a mount; options: of the filesystem, as mounted; errors: reported so far;
-    changed: the number of the event that changed it last, 0 before the first."""
+    frozen: nothing may be written until it is thawed; fill_percent: 0..100; changed: the number of
+    the event that changed it last, 0 before the first; after a change without one, the next number."""
 
-    __slots__ = ("changed", "device", "errors", "fstype", "id", "mounts", "network_down", "options",
-                 "read_only", "source")  # fmt: skip
+    __slots__ = ("changed", "device", "errors", "fill_percent", "frozen", "fstype", "id", "mounts", "network_down",
+                 "options", "read_only", "source")  # fmt: skip
 
     def __init__(
         self,
@@ -62,6 +64,8 @@ class Superblock(Watchable):
         self.options = options
         self.errors = 0
         self.network_down = False
+        self.frozen = False
+        self.fill_percent = 0
         self.changed = 0
         self.mounts: dict[int, Mount] = {}
         """Its mounts by id, oldest first."""
@@ -81,11 +85,15 @@ class Superblock(Watchable):
 
     @property
     def state(self) -> str:
-        """`ok`, or what is wrong: `error` once an error was reported, `down` while its network is,
-        `error,down`."""
-        if self.errors:
-            return "error,down" if self.network_down else "error"
-        return "down" if self.network_down else "ok"
+        """`ok`, or with commas between, in this order: `error` once one was reported, `full` at 100 percent,
+        `frozen` until it is thawed, `down` while its network is."""
+        if not (self.errors or self.network_down or self.frozen or self.fill_percent == 100):
+            return "ok"
+        states = (
+            ("error", self.errors), ("full", self.fill_percent == 100), ("frozen", self.frozen),
+            ("down", self.network_down),
+        )  # fmt: skip
+        return ",".join(word for word, holds in states if holds)
 
     @property
     def option_text(self) -> str:
@@ -94,32 +102,36 @@ class Superblock(Watchable):
 
 
 class Superblocks:
-    """All superblocks, and the numbers of the devices that they came from."""
+    """All superblocks. devices: the block devices that they came from, and others."""
 
     def __init__(self) -> None:
+        self.devices = BlockDevices()
         self.by_id: dict[int, Superblock] = {}
         self._by_device: dict[str, Superblock] = {}  # by source; block devices only
-        self._numbers = DeviceNumbers()
+        self._anonymous = 20  # a running system has used the first ones
         self._last_id = 0
 
     def get(self, source: str, fstype: str, read_only: bool, options: tuple[str, ...] = ()) -> Superblock:
         """The superblock for a new mount: the one of that block device, or a new one.
 
         fstype: "" takes what is on the device. Raises EBUSY (see above), ENOTBLK for a type that
-        needs a device, EINVAL when there is no type to take.
+        needs a device, ENOENT for a device that was removed, EINVAL when there is no type to take.
         """
         block = source.startswith("/dev/") and fstype.partition(".")[0] not in NODEV_TYPES
         if block:
             there = self._by_device.get(source)
             if there is not None:
+                self.devices.check_there(source)
                 return _shared(there, fstype, read_only)
-            device = self._numbers.of(source)
+            self.devices.check_there(source)
+            device = self.devices.get(source).number
             fstype = fstype or "ext4"
         else:
             if fstype in DEVICE_TYPES:
                 raise Refused(errno.ENOTBLK, f"expected a source in /dev for type {fstype}, not {source!r}")
             fstype = fstype or _guess(source)
-            device = self._numbers.anonymous()
+            self._anonymous += 1
+            device = (0, self._anonymous)
         self._last_id += 1
         sb = Superblock(self._last_id, device, source, fstype, read_only, options)
         self.by_id[sb.id] = sb
@@ -133,9 +145,9 @@ class Superblocks:
         if self._by_device.get(sb.source) is sb:
             del self._by_device[sb.source]
 
-    def device_number(self, source: str) -> tuple[int, int]:
-        """The device number of the block device called `source`, mounted or not."""
-        return self._numbers.of(source)
+    def on_device(self, name: str) -> list[Superblock]:
+        """The superblocks from a block device or one of its partitions, oldest first."""
+        return [sb for source, sb in self._by_device.items() if is_within(source, name)]
 
 
 def _shared(there: Superblock, fstype: str, read_only: bool) -> Superblock:
@@ -154,42 +166,3 @@ def _guess(source: str) -> str:
     if ":" in source:
         return "nfs"
     raise Refused(errno.EINVAL, f"expected a type (-t TYPE) for the source {source!r}")
-
-
-_KNOWN_DEVICE = re.compile(r"/dev/(?:(sd|vd)([a-p])(\d{0,2})|loop(\d{1,3}))")
-_MAJORS = {"sd": 8, "vd": 254}
-
-
-class DeviceNumbers:
-    """A block device keeps its number as long as the simulation runs."""
-
-    def __init__(self) -> None:
-        self._block: dict[str, tuple[int, int]] = {}
-        self._others = 0
-        self._anonymous = 20  # a running system has used the first ones
-
-    def of(self, source: str) -> tuple[int, int]:
-        """sd, vd and loop devices have Linux's numbers, all others 259 (blkext) and one of their own."""
-        number = self._block.get(source)
-        if number is None:
-            number = self._block[source] = _known_number(source) or self._next_other()
-        return number
-
-    def anonymous(self) -> tuple[int, int]:
-        self._anonymous += 1
-        return 0, self._anonymous
-
-    def _next_other(self) -> tuple[int, int]:
-        self._others += 1
-        return 259, self._others - 1
-
-
-def _known_number(source: str) -> tuple[int, int] | None:
-    match = _KNOWN_DEVICE.fullmatch(source)
-    if match is None:
-        return None
-    kind, letter, partition, loop = match.groups()
-    if loop is not None:
-        return 7, int(loop)
-    number = int(partition or 0)
-    return (_MAJORS[kind], 16 * (ord(letter) - ord("a")) + number) if number < 16 else None

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from wqfs.abi import records as r
 from wqfs.event import NameValue
 from wqfs.sim.command import Actor
+from wqfs.sim.devices import BlockDevice, Devices
 from wqfs.sim.errors import Refused
 from wqfs.sim.keyring import Keyrings
 from wqfs.sim.keys import Key, Need
@@ -30,17 +31,10 @@ _WITH_A_KEY = (r.KeySubtype.LINKED, r.KeySubtype.UNLINKED)  # aux is a key's ser
 _MOUNT = int(r.WatchType.MOUNT_NOTIFY)
 
 
-class Devices(Watchable):
-    """The block layer, all devices together. Its id in META removal is 0: it is one, and never goes."""
-
-    @property
-    def watch_object_id(self) -> int:
-        return 0
-
-
 class System:
     """Everything simulated, and the watches that are told.
 
+    ahead_ns: how far `clock advance` has put its clock forward; who passes the time in adds it.
     changed: counts changes of any kind, to key caches of the views on: while it and
     `watches.last_event` stand still, no text but that of keys with an expiry changes.
     """
@@ -49,6 +43,7 @@ class System:
         """A system with a root mount, from /dev/root, and no keys but the keyrings of who runs it."""
         self.watches = watches
         self.changed = 0
+        self.ahead_ns = 0
         self.superblocks = Superblocks()
         self.mounts = MountTree(self.superblocks.get("/dev/root", "ext4", False))
         self.devices = Devices()
@@ -198,14 +193,21 @@ class System:
 
         self.watches.publish(event, [(entry, 0) for entry in key.watchers], may_see=may_see)
 
-    def notify_device(self, device: str, subtype: r.BlockSubtype, sector: int, now_ns: int) -> None:
-        """An error of the block device called `device` at a sector, 0..2^64-1."""
-        major, minor = self.superblocks.device_number(device)
+    def notify_device(self, device: BlockDevice, subtype: r.BlockSubtype, sector: int, now_ns: int) -> None:
+        """An error of a block device at a sector, 0..2^64-1."""
+        major, minor = device.number
         number = minor & 0xFF | major << 8 | (minor & ~0xFF) << 12  # new_encode_dev(), linux/kdev_t.h
         record = r.encode(r.WatchType.BLOCK_NOTIFY, subtype, r.BLOCK_BODY.pack(number, sector))
-        event = self.watches.event(now_ns, record, {"device": f"{major}:{minor}", "source": device})
+        event = self.watches.event(now_ns, record, {"device": f"{major}:{minor}", "source": device.name})
+        device.changed = event.number
         self.changed += 1
         self.watches.publish(event, [(entry, 0) for entry in self.devices.watchers])
+
+    def changed_silently(self, what: Superblock | BlockDevice) -> None:
+        """Something changed that no event tells of. It carries the number of the next event, so that who
+        looks for what moved since the last one finds it."""
+        what.changed = self.watches.last_event + 1
+        self.changed += 1
 
     def gone(self, target: Watchable, now_ns: int) -> None:
         """An object has ended: its watches go, and each says so."""

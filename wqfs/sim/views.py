@@ -3,7 +3,8 @@
 mountinfo    as /proc/self/mountinfo: proc(5), escapes as in fs/proc_namespace.c of Linux 6.12
 superblocks  a line each, fields parted by blanks, no heading:
                  id  major:minor  type  state  options  source
-             state: `ok`, `error`, `down` or `error,down`; options: `ro` or `rw` first
+             state: `ok`, or of `error`, `full`, `frozen`, `down` those that hold, in this order, with commas;
+             options: `ro` or `rw` first
 snapshot     one JSON document, one line
 
 `keys` and `key-users` are in key_views. Nothing is kept here: System.changed says when to ask again.
@@ -11,12 +12,13 @@ snapshot     one JSON document, one line
 
 from __future__ import annotations
 
-import errno
 import json
 import re
 from collections.abc import Iterable
 
+from wqfs.abi.errors import ERRNO_NAMES
 from wqfs.sim.command import Actor
+from wqfs.sim.devices import BlockDevice
 from wqfs.sim.keys import Keyring, Need, permits, shown_gid
 from wqfs.sim.mount_options import attribute_text
 from wqfs.sim.mounts import OUTSIDE_ID, Mount, MountTree
@@ -83,7 +85,7 @@ def _superblocks_line(sb: Superblock) -> str:
 def snapshot(system: System, viewer: Actor | None, now_ns: int) -> str:
     """Everything, as JSON; of the keys those that grant View to `viewer`, all for None.
 
-    seq: the number of the last event that is included; mounts, superblocks, keys: lists, each
+    seq: the number of the last event that is included; mounts, superblocks, devices, keys: lists, each
     object with the number of the event that `changed` it last, 0 for none. Text depends on the
     time only by the `state` of keys that expire.
     """
@@ -91,6 +93,7 @@ def snapshot(system: System, viewer: Actor | None, now_ns: int) -> str:
         "seq": system.watches.last_event,
         "mounts": [_mount(mount) for mount in system.mounts.by_id.values()],
         "superblocks": [_superblock(sb) for sb in system.superblocks.by_id.values()],
+        "devices": [_device(device) for device in system.superblocks.devices.by_name.values()],
         "keys": list(_keys(system, viewer, now_ns)),
     }
     return json.dumps(document, separators=(",", ":")) + "\n"
@@ -120,9 +123,19 @@ def _superblock(sb: Superblock) -> dict[str, object]:
         "source": sb.source,
         "state": sb.state,
         "read_only": sb.read_only,
+        "fill_percent": sb.fill_percent,
         "options": list(sb.options),
         "mounts": list(sb.mounts),
         "changed": sb.changed,
+    }
+
+
+def _device(device: BlockDevice) -> dict[str, object]:
+    return {
+        "name": device.name,
+        "device": f"{device.number[0]}:{device.number[1]}",
+        "state": device.state,
+        "changed": device.changed,
     }
 
 
@@ -136,7 +149,7 @@ def _keys(system: System, viewer: Actor | None, now_ns: int) -> Iterable[dict[st
             "serial": key.serial,
             "type": key.type.name,
             "description": key.description,
-            "state": errno.errorcode.get(wrong, str(wrong)) if wrong else "ok",
+            "state": ERRNO_NAMES.get(wrong, str(wrong)) if wrong else "ok",
             "uid": key.uid,
             "gid": shown_gid(key.gid),
             "perm": key.perm,
