@@ -15,8 +15,8 @@ CORE = ROOMS[:5]
 HARMLESS = frozenset(
     (
         "__future__", "bisect", "collections", "contextlib", "dataclasses", "difflib", "enum", "errno",
-        "functools", "heapq", "itertools", "json", "math", "operator", "os", "re", "select", "string",
-        "struct", "sys", "typing",
+        "functools", "heapq", "itertools", "json", "math", "operator", "os", "random", "re", "select", "string",
+        "struct", "sys", "tomllib", "typing",
     )
 )  # fmt: skip
 """Modules that the core may import: none waits, opens, or looks at a clock."""

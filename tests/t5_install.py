@@ -191,7 +191,13 @@ def test_systemd_accepts_the_installed_unit(prefix: Path) -> None:
 
 def test_install_again_replaces_and_uninstall_leaves_nothing(prefix: Path) -> None:
     before = files_under(prefix)
-    assert {"bin/wqfs", "bin/mount_wqfs", "include/wqfs.h", "share/man/man8/wqfs.8"} <= set(before)
+    assert {
+        "bin/wqfs",
+        "bin/mount_wqfs",
+        "include/wqfs.h",
+        "share/man/man8/wqfs.8",
+        "share/man/man1/wqfs-play.1",
+    } <= set(before)
     assert {"share/doc/wqfs/LICENSE", "lib/wqfs/MANIFEST"} <= set(before)
     run("make", "install", f"PREFIX={prefix}")
     assert [n for n in files_under(prefix) if "__pycache__" not in n] == [n for n in before if "__pycache__" not in n]

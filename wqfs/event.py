@@ -12,15 +12,18 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 from collections import deque
 from collections.abc import Callable, Mapping
 from select import POLLHUP
+from typing import Any
 
 from wqfs.abi import records as r
 from wqfs.abi.errors import ERRNO_NAMES
 from wqfs.abi.polling import READABLE
 
 NameValue = str | int | bool
+_INT_MAX = 0x7FFFFFFF
 
 
 class Notice:
@@ -96,8 +99,59 @@ def _line(event: Event, record: bytes) -> bytes:
         "flags": [f.name for f in flag_type if info & f] if flag_type else [],
     }
     members.update(_body(type_, subtype, record[r.RECORD_MIN :]))
+    if info & ~_SAID.get(type_, _SAID_OF_ALL) or "\ufffd" in str(members.get("text", "")):
+        members["record"] = record.hex()  # the words do not say it all
     members.update(event.names)
     return json.dumps(members, separators=(",", ":")).encode() + b"\n"
+
+
+_SAID_OF_ALL = r.WATCH_INFO_LENGTH | r.WATCH_INFO_ID
+_SAID = {type_: sum(flags) | _SAID_OF_ALL for type_, flags in r.FLAGS.items()}
+"""Of each type, the bits of `info` that its line has words for."""
+_TYPES = {word: type_ for type_, word in r.TYPE_WORDS.items()}
+_ERRNOS = {name: number for number, name in ERRNO_NAMES.items()}
+
+
+def record_of(line: Mapping[str, Any]) -> bytes:
+    """The record that an event's line, parsed, was made of, to the byte; b"" for a gap (`lost`, `cut`).
+
+    Raises ValueError for what is no such line.
+    """
+    try:
+        if "record" in line:
+            return bytes.fromhex(line["record"])
+        if line["type"] == "meta" and line["event"] in ("lost", "cut"):
+            return b""
+        type_ = _TYPES.get(line["type"], line["type"])
+        subtype = line["event"]
+        if isinstance(subtype, str):
+            subtype = int(r.SUBTYPES[type_][subtype.upper()])
+        flags = sum(r.FLAGS[type_][name] for name in line["flags"])
+        return r.encode(type_, subtype, _body_of(type_, line), flags=flags, watch_id=line["id"])
+    except (KeyError, TypeError, ValueError, struct.error) as error:
+        raise ValueError(f"no line of an event: {error}") from None
+
+
+def _body_of(type_: int, line: Mapping[str, Any]) -> bytes:
+    """The inverse of _body."""
+    if "body" in line:
+        return bytes.fromhex(line["body"])
+    if type_ == r.WatchType.SB_NOTIFY and "error" in line:
+        number = _ERRNOS.get(line["error"], line["error"])
+        return r.SB_ERROR_BODY.pack(line["sb"], number, line["cookie"]) + bytes(line["text"], "utf-8")
+    for shape, names in _SHAPES.get(type_, ()):
+        if names[0] in line:
+            return shape.pack(*(line[name] for name in names))
+    return b""
+
+
+_SHAPES: dict[int, tuple[tuple[struct.Struct, tuple[str, ...]], ...]] = {
+    r.WatchType.KEY_NOTIFY: ((r.KEY_BODY, ("key", "aux")),),
+    r.WatchType.MOUNT_NOTIFY: ((r.MOUNT_BODY, ("triggered_on", "auxiliary_mount")),),
+    r.WatchType.SB_NOTIFY: ((r.SB_BODY, ("sb",)),),
+    r.WatchType.BLOCK_NOTIFY: ((r.BLOCK_BODY, ("dev", "sector")),),
+    r.WatchType.META: ((r.REMOVAL_BODY, ("object",)),),
+}
 
 
 def event_word(type_: int, subtype: int) -> str | int:
@@ -120,7 +174,7 @@ def _body(type_: int, subtype: int, body: bytes) -> dict[str, object]:
         return {
             "sb": sb,
             "error": ERRNO_NAMES.get(number, number),
-            "error_text": os.strerror(number),
+            "error_text": os.strerror(number) if number <= _INT_MAX else f"Unknown error {number}",
             "cookie": cookie,
             "text": body[r.SB_ERROR_BODY.size :].decode("utf-8", "replace"),
         }

@@ -1,0 +1,65 @@
+"""The command `wqfs`: which of its commands a command line means.
+
+`wqfs [mount] ...` mounts; mount.fuse3(8) runs it as `wqfs SOURCE DIR -o ...` for `mount -t fuse.wqfs`.
+Each further command is a module with `main(arguments) -> exit code`, imported when it is asked for:
+mounting needs libraries that take longer to import than the others take to run.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "play": "run a scenario: commands at their times, and what must come of them",
+    "record": "write what happens on a watch as a scenario",
+    "settle": "wait until the readers of queues have drained them",
+}
+
+_HELP = """\
+usage: wqfs [mount] [SOURCE] MOUNTPOINT [-f] [-d] [-o OPTIONS]
+       wqfs COMMAND ...
+
+commands
+  mount     mount the filesystem; the word may be left out
+{commands}
+`wqfs COMMAND --help` says more about each. They find the mount by themselves if there is one; else
+by --mount DIR or WQFS_MOUNT.
+
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line, without the program's name (sys.argv's by default); returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0] in COMMANDS and not _is_helper_call(words):
+        return _guarded(words[0], words[1:])
+    if words[:1] == ["mount"]:
+        del words[0]
+    elif words in (["--help"], ["-h"]):
+        lines = [f"  {name:<9} {summary}\n" for name, summary in COMMANDS.items()]
+        print(_HELP.format(commands="".join(lines)), end="")
+    daemon = importlib.import_module("wqfs.fs.daemon")
+    return int(daemon.main(words, program="wqfs"))
+
+
+def _is_helper_call(words: Sequence[str]) -> bool:
+    """Whether mount(8) made the call: its SOURCE may be called like a command."""
+    return len(words) > 3 and words[1].startswith("/") and words[2] == "-o"
+
+
+def _guarded(command: str, arguments: Sequence[str]) -> int:
+    """Run a command; no traceback for what any command meets: Ctrl-C, and a reader that went away."""
+    module = importlib.import_module(f"wqfs.cli.{command}")
+    try:
+        code = int(module.main(arguments))
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Nothing may be flushed into the broken pipe at the end either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
