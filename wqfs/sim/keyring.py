@@ -75,7 +75,7 @@ class Keyrings(KeyTable):
         _check_description(description)
         if description[:1] == "." and type_.startswith("keyring"):
             raise KeyRefused(errno.EPERM, f"a keyring's name may not begin with a dot, as {description!r} does")
-        target, possessed = self.lookup(actor, ring, Need.WRITE, now_ns, ring=True)
+        target, possessed = self.lookup(actor, ring, Need.WRITE, now_ns, ring=True, create=True)
         key_type = TYPES.get(type_)
         if key_type is None:
             raise KeyRefused(errno.ENODEV, f"expected one of {', '.join(TYPES)}, not {type_!r}")
@@ -154,8 +154,8 @@ class Keyrings(KeyTable):
 
     def link(self, actor: Actor, name: KeyName, ring: KeyName, now_ns: int) -> None:
         """KEYCTL_LINK: needs Write on the keyring, then Link on the key."""
-        target, _ = self.lookup(actor, ring, Need.WRITE, now_ns, ring=True)
-        key, _ = self.lookup(actor, name, Need.LINK, now_ns)
+        target, _ = self.lookup(actor, ring, Need.WRITE, now_ns, ring=True, create=True)
+        key, _ = self.lookup(actor, name, Need.LINK, now_ns, create=True)
         self._link(as_ring(target, ring), key, name, now_ns)
 
     def unlink(self, actor: Actor, name: KeyName, ring: KeyName, now_ns: int) -> None:
@@ -193,9 +193,9 @@ class Keyrings(KeyTable):
         exclusive: bool = False,
     ) -> None:
         """KEYCTL_MOVE. exclusive: EEXIST rather than replace a key of that name in `target`."""
-        key, _ = self.lookup(actor, name, Need.LINK, now_ns)
+        key, _ = self.lookup(actor, name, Need.LINK, now_ns, create=True)
         from_key, _ = self.lookup(actor, source, Need.WRITE, now_ns, ring=True)
-        to_key, _ = self.lookup(actor, target, Need.WRITE, now_ns, ring=True)
+        to_key, _ = self.lookup(actor, target, Need.WRITE, now_ns, ring=True, create=True)
         if from_key is to_key:
             return
         from_ring, to_ring = as_ring(from_key, source), as_ring(to_key, target)
@@ -214,7 +214,7 @@ class Keyrings(KeyTable):
 
     def clear(self, actor: Actor, ring: KeyName, now_ns: int) -> Keyring:
         """KEYCTL_CLEAR: remove all links of a keyring, with one event, also if there were none."""
-        target, _ = self.lookup_ring(actor, ring, Need.WRITE, now_ns)
+        target, _ = self.lookup_ring(actor, ring, Need.WRITE, now_ns, create=True)
         orphans = target.detach_all()
         self._recost(target, 0)
         self._notify(target, KeySubtype.CLEARED, 0, now_ns)
@@ -236,7 +236,7 @@ class Keyrings(KeyTable):
         """KEYCTL_SETPERM: needs Setattr, and to be the owner or root."""
         if perm & ~PERM_ALL:
             raise KeyRefused(errno.EINVAL, f"expected permissions within {PERM_ALL:#x}, not {perm:#x}")
-        key, _ = self.lookup(actor, name, Need.SETATTR, now_ns, partial=True)
+        key, _ = self.lookup(actor, name, Need.SETATTR, now_ns, partial=True, create=True)
         if key.uid != actor.uid and not actor.is_admin:
             raise KeyRefused(errno.EACCES, f"{label(key)} belongs to user {key.uid}", name)
         key.perm = perm
@@ -247,7 +247,7 @@ class Keyrings(KeyTable):
         """KEYCTL_CHOWN: needs Setattr; another owner, or a group that one is not in, root alone."""
         if uid is None and gid is None:
             raise KeyRefused(errno.EINVAL, "expected another owner or another group, or both", name)
-        key, _ = self.lookup(actor, name, Need.SETATTR, now_ns, partial=True)
+        key, _ = self.lookup(actor, name, Need.SETATTR, now_ns, partial=True, create=True)
         to_other = uid is not None and uid != key.uid
         to_foreign = gid is not None and gid != key.gid and not actor.in_group(gid)
         if (to_other or to_foreign) and not actor.is_admin:
@@ -263,7 +263,7 @@ class Keyrings(KeyTable):
 
     def set_timeout(self, actor: Actor, name: KeyName, seconds: int, now_ns: int) -> Key:
         """KEYCTL_SET_TIMEOUT: expire after that many seconds; 0 takes a timeout away."""
-        key, _ = self.lookup(actor, name, Need.SETATTR, now_ns, partial=True)
+        key, _ = self.lookup(actor, name, Need.SETATTR, now_ns, partial=True, create=True)
         self._set_expiry(key, (now_ns // NS_PER_S + seconds) * NS_PER_S if seconds else None)
         self._notify(key, KeySubtype.SETATTR, 0, now_ns)
         return key
@@ -311,7 +311,9 @@ class Keyrings(KeyTable):
             raise KeyRefused(errno.EPERM, f"the type {type_!r} is the kernel's own")
         _check_description(description)
         top, possessed = self.lookup(actor, ring, Need.SEARCH, now_ns, ring=True)
-        destination = None if target is None else self.lookup(actor, target, Need.WRITE, now_ns, ring=True)[0]
+        destination = (
+            None if target is None else self.lookup(actor, target, Need.WRITE, now_ns, ring=True, create=True)[0]
+        )
         if type_ not in TYPES:
             raise KeyRefused(errno.ENOKEY, f"expected one of {', '.join(TYPES)}, not {type_!r}")
 
@@ -331,7 +333,7 @@ class Keyrings(KeyTable):
     def watch_target(self, actor: Actor, name: KeyName, now_ns: int) -> Key:
         """The key that KEYCTL_WATCH_KEY is about: needs View. (It looks at the watch's ID before
         this, and at the queue after.)"""
-        return self.lookup(actor, name, Need.VIEW, now_ns)[0]
+        return self.lookup(actor, name, Need.VIEW, now_ns, create=True)[0]
 
     # -- sessions
 

@@ -15,7 +15,7 @@ import errno
 import re
 from collections.abc import Iterable, Sequence
 
-from wqfs.sim import key_commands, mount_commands, sb_commands
+from wqfs.sim import key_commands, mount_commands, process_commands, sb_commands
 from wqfs.sim.command import Command
 from wqfs.sim.errors import Refused
 
@@ -118,7 +118,12 @@ def _octal(match: re.Match[str]) -> str:
 
 # -- commands
 
-COMMANDS: tuple[Command, ...] = (*mount_commands.COMMANDS, *sb_commands.COMMANDS, *key_commands.COMMANDS)
+COMMANDS: tuple[Command, ...] = (
+    *mount_commands.COMMANDS,
+    *sb_commands.COMMANDS,
+    *key_commands.COMMANDS,
+    *process_commands.COMMANDS,
+)
 _TABLE = {command.words: command for command in COMMANDS}
 assert len(_TABLE) == len(COMMANDS)
 _LONGEST = {first: max(len(words) for words in _TABLE if words[0] == first) for first, *_ in _TABLE}
