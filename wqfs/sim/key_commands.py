@@ -1,6 +1,6 @@
 """The `key` commands, with the words and the order of arguments of keyctl(1).
 
-KEY and KEYRING are what `wqfs.sim.key_table` says: a serial number, `@s`, `@u`, `@us`,
+KEY and KEYRING are what `wqfs.sim.key_table` says: a serial number, `@t`, `@p`, `@s`, `@u`, `@us`,
 `%TYPE:DESCRIPTION`, `%:RING`, or a bare description, found in the caller's session keyring.
 """
 
@@ -22,6 +22,9 @@ Body = Callable[["System", Actor, Arguments, int], object]
 
 _WORDS = 2  # "key" and the verb, before the arguments
 UINT32_MAX = 0xFFFFFFFF
+
+_ERRORS = {"rejected": errno.EKEYREJECTED, "revoked": errno.EKEYREVOKED, "expired": errno.EKEYEXPIRED}
+"""The words of keyctl(1) for the error of a rejected key."""
 
 
 def _command(usage: str, summary: str, events: str, body: Body) -> Command:
@@ -112,6 +115,41 @@ def _timeout(system: System, actor: Actor, a: Arguments, now_ns: int) -> None:
     system.keys.set_timeout(actor, a[0], _number(a, 1, "SECONDS", UINT32_MAX), now_ns)
 
 
+def _restrict(system: System, actor: Actor, a: Arguments, now_ns: int) -> None:
+    system.keys.restrict(actor, a[0], now_ns, *a[1:])
+
+
+def _request(system: System, actor: Actor, a: Arguments, now_ns: int) -> None:
+    system.keys.request(actor, a[0], a[1], now_ns, None, _ring(a, 2))
+
+
+def _request2(system: System, actor: Actor, a: Arguments, now_ns: int) -> None:
+    system.keys.request(actor, a[0], a[1], now_ns, _bytes(a[2]), _ring(a, 3))
+
+
+def _instantiate(system: System, actor: Actor, a: Arguments, now_ns: int) -> None:
+    system.keys.instantiate(actor, a[0], _bytes(a[1]), now_ns, _ring(a, 2))
+
+
+def _negate(system: System, actor: Actor, a: Arguments, now_ns: int) -> None:
+    system.keys.negate(actor, a[0], _number(a, 1, "TIMEOUT", UINT32_MAX), now_ns, _ring(a, 2))
+
+
+def _reject(system: System, actor: Actor, a: Arguments, now_ns: int) -> None:
+    error = _ERRORS.get(a[2]) or (a[2].isupper() and getattr(errno, a[2], None)) or _number(a, 2, "ERROR", UINT32_MAX)
+    system.keys.reject(actor, a[0], _number(a, 1, "TIMEOUT", UINT32_MAX), error, now_ns, _ring(a, 3))
+
+
+def _persistent(system: System, actor: Actor, a: Arguments, now_ns: int) -> None:
+    uid = _number(a, 1, "UID", UINT32_MAX) if len(a) > 1 else UINT32_MAX
+    system.keys.get_persistent(actor, a[0], now_ns, None if uid == UINT32_MAX else uid)
+
+
+def _ring(arguments: Arguments, at: int) -> str | None:
+    """The keyring that may stand as argument `at`; 0 is none, as in keyctl(1)."""
+    return arguments[at] if len(arguments) > at and arguments[at] != "0" else None
+
+
 COMMANDS: tuple[Command, ...] = (
     _command(
         "key add TYPE DESCRIPTION PAYLOAD KEYRING",
@@ -182,16 +220,64 @@ COMMANDS: tuple[Command, ...] = (
         _timeout,
     ),
     _command(
-        "key restrict_keyring KEYRING",
-        "Refuse all further links to a keyring, EPERM.",
+        "key restrict_keyring KEYRING [TYPE] [RESTRICTION]",
+        "Refuse all further links to a keyring, EPERM; no TYPE here knows restrictions of its own, ENOENT.",
         "setattr",
-        lambda system, actor, a, now_ns: system.keys.restrict(actor, a[0], now_ns),
+        _restrict,
     ),
     _command(
         "key search KEYRING TYPE DESCRIPTION DESTINATION",
         "Find a key in a keyring or below it and link it into another.",
         "linked on the destination, aux: the key",
         lambda system, actor, a, now_ns: system.keys.search(actor, a[0], a[1], a[2], now_ns, a[3]),
+    ),
+    _command(
+        "key request TYPE DESCRIPTION [KEYRING]",
+        "Find a key in the keyrings of the process, and link it to a keyring; ENOKEY if there is none.",
+        "linked on the keyring, aux: the key",
+        _request,
+    ),
+    _command(
+        "key request2 TYPE DESCRIPTION CALLOUT [KEYRING]",
+        "As `key request`; if there is no such key, one appears that is under construction.",
+        "linked on the keyring, or on the first of @t, @p and @s that there is; aux: the key",
+        _request2,
+    ),
+    _command(
+        "key instantiate KEY PAYLOAD [KEYRING]",
+        "Give a key under construction its payload; who owns it may, and root.",
+        "instantiated on the key, then linked on the keyring",
+        _instantiate,
+    ),
+    _command(
+        "key negate KEY TIMEOUT [KEYRING]",
+        "Let a key under construction answer ENOKEY for so many seconds.",
+        "instantiated on the key, aux: ENOKEY, then linked on the keyring",
+        _negate,
+    ),
+    _command(
+        "key reject KEY TIMEOUT ERROR [KEYRING]",
+        "Let a key under construction answer an error, a number, a name, or rejected, revoked or expired.",
+        "instantiated on the key, aux: the errno, then linked on the keyring",
+        _reject,
+    ),
+    _command(
+        "key purge TYPE [DESCRIPTION]",
+        "Unlink all keys of a type, or of a type and description, from the session's keyrings.",
+        "unlinked on each keyring, aux: the key; META removal on watches of keys that go",
+        lambda system, actor, a, now_ns: system.keys.purge(actor, a[0], a[1] if len(a) > 1 else None, now_ns),
+    ),
+    _command(
+        "key reap",
+        "Unlink all keys that were revoked or have expired from the session's keyrings.",
+        "unlinked on each keyring, aux: the key; META removal on watches of keys that go",
+        lambda system, actor, a, now_ns: system.keys.reap(actor, now_ns),
+    ),
+    _command(
+        "key get_persistent KEYRING [UID]",
+        "Link a user's persistent keyring, which expires after three days without this, to a keyring.",
+        "linked on the keyring, aux: the persistent keyring, which posts setattr",
+        _persistent,
     ),
     _command(
         "key new_session [NAME]",

@@ -56,6 +56,7 @@ _WHY = {
     errno.EKEYREVOKED: "was revoked",
     errno.EKEYEXPIRED: "has expired",
     errno.EKEYREJECTED: "was rejected",
+    errno.EINPROGRESS: "is under construction",
 }
 
 
@@ -76,6 +77,7 @@ class KeyTable(KeyStore):
         self.processes = Processes(lambda rings, now_ns: self._reap([*rings], now_ns))
         self.register = self._make_keyring(".user_reg", 0, NO_GID, _REGISTER_PERM)
         self.register.pins = 1
+        self.persistent_register: Keyring | None = None
         self._quietly(lambda: self._user_keyrings(ROOT, 0))
 
     def login(self, actor: Actor) -> None:
