@@ -155,9 +155,11 @@ class KeyConstruction(KeyLinks):
     ) -> Key:
         if type_ is KEYRING:
             raise KeyRefused(errno.EPERM, "nobody constructs keyrings: make one")
-        target = self._default_ring(actor, now_ns) if named is None else as_ring(named, ring)
+        if named is None:
+            named = self._default_ring(actor, now_ns)
         if not type_.describes(description):
             raise KeyRefused(errno.EINVAL, f"no key of type {type_.name} may be called {description!r}")
+        target = as_ring(named, ring)
         # A restriction of the keyring does not count here, as construct_alloc_key() looks at none.
         with self._link_reserved(target, (type_.name, description)):
             key = self._make(type_, description, actor, type_.default_perm)

@@ -180,7 +180,10 @@ class KeyLinks(KeyTable):
 
     @contextmanager
     def _link_reserved(self, ring: Keyring, index: tuple[str, str]) -> Iterator[None]:
-        """Charge for a link that is not there yet, and give it back if the block raises."""
+        """Charge for a link that is not there yet, and give it back if the block raises. A revoked
+        keyring, which only a request may come to, takes none (__key_link_begin)."""
+        if ring.revoked:
+            raise KeyRefused(errno.EKEYREVOKED, f"{label(ring)} was revoked")
         cost = 0 if index in ring.links else LINK_BYTES
         self._recost(ring, ring.cost + cost)
         try:
