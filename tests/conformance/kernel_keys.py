@@ -132,12 +132,8 @@ class Pair:
             return False
         if not tops or words[0] in SPECIAL:
             tops = {ring.serial for ring in self.sim._tops(self.actor)}
-        below = [
-            key
-            for key in self.sim.by_serial.values()
-            if key.index == index and {ring.serial for ring in key.linked_by} - tops
-        ]
-        return len(below) > 1
+        named = [key for key in self.sim.by_serial.values() if key.index == index]
+        return sum(bool({ring.serial for ring in key.linked_by} - tops) for key in named) > 1
 
     def find_negative(self, known: set[int]) -> None:
         """The number of the negative key that a request left, from the keyring where it is."""
@@ -321,7 +317,7 @@ def choose(rng: random.Random, pair: Pair) -> Operation:
     rings = [s for s in keys if pair.sim.by_serial[s].type.name == "keyring"]
 
     def key() -> int:
-        return int(rng.choice(keys + [-3]) if keys else -3)
+        return int(rng.choice([*keys, -3]))
 
     def ring() -> int:
         return int(rng.choice(rings + rings + list(SPECIAL) + keys[-1:]))
@@ -344,7 +340,8 @@ def choose(rng: random.Random, pair: Pair) -> Operation:
         + [("search", ring(), type_(), name(), rng.choice((None, None, ring())))] * 3
         + [("request", type_(), name(), rng.choice((None, None, ring())))] * 3
         + [("setperm", key(), rng.choice(PERMS))] * 2
-        + [("update", key(), payload), ("read", key()), ("invalidate", key()), ("timeout", key(), rng.choice((0, 1000)))]
+        + [("update", key(), payload), ("read", key()), ("invalidate", key())]
+        + [("timeout", key(), rng.choice((0, 1000)))]
         + [rng.choice((("revoke", key()), ("clear", ring()), ("request_with_callout", type_(), name(), None)))]
         + [rng.choice((("session",), ("restrict", ring(), *rng.choice(((None, None), ("user", ""), ("x", "y"))))))]
         + [("request_with_callout", type_(), name(), rng.choice((None, ring())))]
@@ -389,7 +386,7 @@ def main() -> int:
                 if wrong:
                     print(wrong, flush=True)
             except BaseException:
-                sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+                sys.excepthook(*sys.exc_info())
                 os._exit(2)
             os._exit(1 if wrong else 0)
         mismatches += os.waitpid(pid, 0)[1] != 0
