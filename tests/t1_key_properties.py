@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.key_service import ANN, BOB, Service
-from wqfs.sim.command import ROOT
+from wqfs.sim.command import ROOT, Actor
 from wqfs.sim.errors import Refused
 from wqfs.sim.key_views import key_users_text, keys_text
 from wqfs.sim.keys import NS_PER_S, Keyring
@@ -24,16 +24,17 @@ def keys() -> Service:
 
 # -- whatever is done
 
-ACTORS = (ROOT, ANN, BOB)
+SHELL = Actor(ANN.uid, ANN.gid, ANN.groups, "sh")
+ACTORS = (ROOT, ANN, BOB, SHELL)
 
 
 def step(keys: Service, draw: Callable[[int], int], now_ns: int) -> None:
     """One operation chosen by numbers, refused or not."""
-    actor = ACTORS[draw(3)]
+    actor = ACTORS[draw(4)]
     pool = list(keys.by_serial)
     rings = [s for s, key in keys.by_serial.items() if isinstance(key, Keyring)]
     key: int | str = pool[draw(len(pool))]
-    ring: int | str = ("@s", "@u", rings[draw(len(rings))])[draw(3)]
+    ring: int | str = ("@s", "@u", "@t", "@p", rings[draw(len(rings))])[draw(5)]
     name = "abc"[draw(3)]
     operations: tuple[Callable[[], object], ...] = (
         lambda: keys.add(actor, "user", name, b"x" * (1 + draw(9)), ring, now_ns),
@@ -52,6 +53,17 @@ def step(keys: Service, draw: Callable[[int], int], now_ns: int) -> None:
         lambda: keys.update(actor, key, b"x" * draw(9), now_ns),
         lambda: keys.join_session(actor, None, now_ns),
         lambda: keys.collect(now_ns),
+        lambda: keys.request(actor, "user", name, now_ns, None, ring),
+        lambda: keys.request(actor, "user", name, now_ns, b"callout"),
+        lambda: keys.request(actor, "user", name, now_ns, b"callout", ring),
+        lambda: keys.instantiate(actor, key, b"x" * draw(9), now_ns, ring),
+        lambda: keys.reject(actor, key, draw(99), 1 + draw(2), now_ns, ring),
+        lambda: keys.purge(actor, "user", name, now_ns),
+        lambda: keys.reap(actor, now_ns),
+        lambda: keys.get_persistent(actor, ring, now_ns),
+        lambda: keys.processes.exec(actor, "sh", now_ns),
+        lambda: keys.processes.exit(actor, "child", now_ns),
+        lambda: keys.processes.fork(actor, "sh", "child"),
     )
     before = keys_text(keys, None, now_ns), key_users_text(keys)
     told, ended = len(keys.told), len(keys.ended)
@@ -59,7 +71,10 @@ def step(keys: Service, draw: Callable[[int], int], now_ns: int) -> None:
         operations[draw(len(operations))]()
     except Refused:
         # The keyrings of a user may have been made on the way; nothing else.
-        if not any(name.startswith("_uid") or name == "_ses" for name, _, _ in keys.told[told:]):
+        if not any(
+            name.startswith(("_uid", "_persistent")) or name in ("_ses", "_tid", "_pid")
+            for name, _, _ in keys.told[told:]
+        ):
             assert (keys_text(keys, None, now_ns), key_users_text(keys)) == before
             assert (len(keys.told), len(keys.ended)) == (told, ended)
 
@@ -105,6 +120,8 @@ def below(ring: Keyring, wanted: Keyring) -> bool:
 @given(st.data())
 def test_any_operations_keep_links_quota_and_trees_consistent(data: st.DataObject) -> None:
     keys = Service()
+    keys.processes.new(ANN, "sh", ANN.uid, ANN.gid, ANN.groups)
+    keys.join_session(SHELL, None, 0)
     numbers = data.draw(st.randoms(use_true_random=False))
     for n in range(60):
         step(keys, numbers.randrange, n * 50 * S)

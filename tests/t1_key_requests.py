@@ -246,6 +246,16 @@ def test_persistent_keyring_is_the_same_again_and_expires(keys: Service) -> None
     refused(errno.ENOTDIR, keys.get_persistent, ANN, keys.user().serial, 0)
 
 
+def test_persistent_keyring_that_was_revoked_is_made_anew(keys: Service) -> None:
+    old = keys.get_persistent(ANN, "@s", 0)
+    keys.revoke(ANN, old.serial, 0)
+    new = keys.get_persistent(ANN, "@s", 0)
+    assert new is not old
+    assert keys.ended == [old.serial]
+    assert keys.persistent_register is not None
+    assert keys.persistent_register.cost == 4
+
+
 # -- commands
 
 

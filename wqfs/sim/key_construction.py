@@ -72,13 +72,13 @@ class KeyConstruction(KeyLinks):
             if callout is None:
                 raise KeyRefused(errno.ENOKEY, f"no key {description!r} of type {type_}, and no callout to get one by")
             return self._begin(actor, key_type, description, named, ring, now_ns)
+        if named is not None and not permits(key, actor, Need.LINK, possessed=True):
+            raise no_right(key, Need.LINK, actor)
+        if key.destination is not None:
+            # The kernel links it and waits; what is refused here has done nothing.
+            raise KeyRefused(errno.EINPROGRESS, f"{label(key)} is under construction")
         if named is not None:
-            if not permits(key, actor, Need.LINK, possessed=True):
-                raise no_right(key, Need.LINK, actor)
             self._link(as_ring(named, ring), key, None, now_ns)
-        wrong = key.refusal(now_ns)
-        if wrong:
-            raise KeyRefused(wrong, f"{label(key)} is of no use yet")
         return key
 
     def instantiate(self, actor: Actor, name: KeyName, payload: bytes, now_ns: int, ring: KeyName | None = None) -> Key:

@@ -36,6 +36,7 @@ from wqfs.sim.key_store import KeyName, KeyRefused, label
 from wqfs.sim.key_table import SESSION_PERM, as_ring, no_right
 from wqfs.sim.keys import (
     KEYRING,
+    LINK_BYTES,
     NO_GID,
     NS_PER_S,
     PERM_ALL,
@@ -276,20 +277,26 @@ class Keyrings(KeyConstruction):
 
     def get_persistent(self, actor: Actor, ring: KeyName, now_ns: int, uid: int | None = None) -> Keyring:
         """KEYCTL_GET_PERSISTENT: link a user's persistent keyring to `ring`. It expires three days
-        after this was last asked for. Another user's is root's alone, EPERM."""
+        after this was last asked for. Another user's is root's alone, EPERM. It is made, quota or
+        not, even where the link is then refused."""
         uid = actor.uid if uid is None else uid
         if uid != actor.uid and not actor.is_admin:
             raise KeyRefused(errno.EPERM, f"only root gets the persistent keyring of user {uid}")
         target, _ = self.lookup_ring(actor, ring, Need.WRITE, now_ns, create=True)
         if self.persistent_register is None:
-            self.persistent_register = self._make_keyring(".persistent_register", 0, 0, _PERSISTENT_PERM)
+            self.persistent_register = self._make_keyring(".persistent_register", 0, 0, _PERSISTENT_PERM, overrun=True)
             self.persistent_register.pins = 1
         name = f"_persistent.{uid}"
         persistent = self.persistent_register.rings.get(name)
         if persistent is None or persistent.revoked or persistent.invalidated:
-            persistent = self._make_keyring(name, uid, NO_GID, _PERSISTENT_PERM)
+            if persistent is not None:
+                self.persistent_register.detach(persistent.index)
+                self._recost(self.persistent_register, self.persistent_register.cost - LINK_BYTES)
+                self._reap([persistent], now_ns)
+            persistent = self._make_keyring(name, uid, NO_GID, _PERSISTENT_PERM, overrun=True)
             self._notify(persistent, KeySubtype.INSTANTIATED, 0, now_ns)
             self._link_new(self.persistent_register, persistent, now_ns)
+            self._set_expiry(persistent, (now_ns // NS_PER_S + _PERSISTENT_S) * NS_PER_S)
         if not permits(persistent, actor, Need.LINK, possessed=True):
             raise no_right(persistent, Need.LINK, actor)
         self._link(target, persistent, None, now_ns)
