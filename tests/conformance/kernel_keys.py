@@ -132,8 +132,10 @@ class Pair:
             return False
         if not tops or words[0] in SPECIAL:
             tops = {ring.serial for ring in self.sim._tops(self.actor)}
-        named = [key for key in self.sim.by_serial.values() if key.index == index]
-        return sum(bool({ring.serial for ring in key.linked_by} - tops) for key in named) > 1
+        named = [key for key in self.sim.by_serial.values() if key.index == index and key.linked_by]
+        below = [key for key in named if {ring.serial for ring in key.linked_by} - tops]
+        nested = any(serial in self.sim.by_serial and self.sim.by_serial[serial].linked_by for serial in tops)
+        return len(named if nested else below) > 1
 
     def find_negative(self, known: set[int]) -> None:
         """The number of the negative key that a request left, from the keyring where it is."""

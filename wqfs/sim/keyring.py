@@ -209,11 +209,11 @@ class Keyrings(KeyConstruction):
             raise KeyRefused(key.error, f"{label(key)} is negative", name)
         if not possessed and not permits(key, actor, Need.READ, possessed=False):
             raise no_right(key, Need.READ, actor, name)
+        if not key.type.reads:
+            raise KeyRefused(errno.EOPNOTSUPP, f"a key of type {key.type.name} cannot be read", name)
         wrong = key.validity(now_ns)
         if wrong:
             raise KeyRefused(wrong, f"{label(key)} is no longer valid", name)
-        if not key.type.reads:
-            raise KeyRefused(errno.EOPNOTSUPP, f"a key of type {key.type.name} cannot be read", name)
         if isinstance(key, Keyring):
             return b"".join(struct.pack("=i", linked.serial) for linked in key.links.values())
         return key.payload
