@@ -18,8 +18,9 @@ A refused command changes nothing: the write fails with the errno that the kerne
 give (EINVAL for a line that makes no sense), and `errors` says which line, which word, and what was
 expected. Who gives a command is the user who writes it.
 
-KEY is a serial number, `@s` `@u` `@us` (session, user, user-session keyring), `%TYPE:DESCRIPTION` or
-`%:KEYRING` as in keyctl(1), or a bare description, which is looked for from the session keyring on.
+KEY is a serial number, `@t` `@p` `@s` `@u` `@us` (thread, process, session, user, user-session
+keyring), `%TYPE:DESCRIPTION` or `%:KEYRING` as in keyctl(1), or a bare description, which is looked
+for in the keyrings of the process. A command without `as` is that of the user's login process.
 
 """
 

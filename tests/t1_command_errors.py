@@ -18,6 +18,9 @@ OTHER = "as user 1000: "
 """A setup line, or the line itself, with this in front is given by user 1000."""
 LONG = "/" + "x" * 300
 DEEP = [RING, "key newring r0 @s", *(f"key newring r{n} r{n - 1}" for n in range(1, 8))]
+WANTED = "key request2 user wanted please"
+SERIAL_OF_WANTED = "WANTED"
+"""In a line: the serial number of the key under construction."""
 FILL = "fill up user 1000"
 """A setup line: the user's last byte of quota is used."""
 
@@ -129,6 +132,7 @@ CASES: dict[str, list[tuple[list[str], str, str]]] = {
     ],
     "key restrict_keyring": [
         ([RING, "key restrict_keyring ring"], "key restrict_keyring ring", "EEXIST"),
+        ([RING], "key restrict_keyring ring user some", "ENOENT"),
         ([KEY], "key restrict_keyring one", "ENOTDIR"),
         ([RING, "key setperm ring 0x1f000000"], "key restrict_keyring ring", "EACCES"),
     ],
@@ -139,6 +143,61 @@ CASES: dict[str, list[tuple[list[str], str, str]]] = {
         ([RING, "key newring below ring"], "key search @s keyring ring below", "EDEADLK"),
         (DEEP, "key search @s keyring r0 ring", "ELOOP"),
         ([OTHER + KEY, OTHER + RING, FILL], OTHER + "key search @s user one ring", "EDQUOT"),
+    ],
+    "key request": [
+        ([], "key request user none", "ENOKEY"),
+        ([KEY, RING, "key setperm ring 0x3b000000"], "key request user one ring", "EACCES"),
+        ([WANTED], "key request user wanted", "EINPROGRESS"),
+        ([KEY, "key add user two x @s"], "key request user one two", "ENOTDIR"),
+    ],
+    "key request2": [
+        ([], "key request2 logon wanted please", "EINVAL"),
+        ([], "key request2 keyring wanted please", "EPERM"),
+        ([WANTED], "key request2 user wanted please", "EINPROGRESS"),
+        ([RING, "key setperm ring 0x3b000000"], "key request2 user wanted please ring", "EACCES"),
+        ([KEY], "key request2 user wanted please one", "ENOTDIR"),
+        ([FILL], OTHER + "key request2 user wanted please", "EDQUOT"),
+    ],
+    "key instantiate": [
+        ([KEY], "key instantiate one x", "EPERM"),
+        ([], "key instantiate 99 x", "ENOKEY"),
+        ([WANTED], f"key instantiate {SERIAL_OF_WANTED} ''", "EINVAL"),
+        ([OTHER + WANTED, FILL], OTHER + f"key instantiate {SERIAL_OF_WANTED} x", "EDQUOT"),
+    ],
+    "key negate": [
+        ([KEY], "key negate one 5", "EPERM"),
+        ([], "key negate 99 5", "ENOKEY"),
+        ([WANTED], f"key negate {SERIAL_OF_WANTED} soon", "EINVAL"),
+    ],
+    "key reject": [
+        ([KEY], "key reject one 5 expired", "EPERM"),
+        ([], "key reject 99 5 expired", "ENOKEY"),
+        ([WANTED], f"key reject {SERIAL_OF_WANTED} 5 someday", "EINVAL"),
+    ],
+    "key purge": [([], "key purge", "EINVAL")],
+    "key reap": [([], "key reap now", "EINVAL")],
+    "key get_persistent": [
+        ([], OTHER + "key get_persistent @s 0", "EPERM"),
+        ([RING, "key setperm ring 0x3b000000"], "key get_persistent ring", "EACCES"),
+        ([KEY], "key get_persistent one", "ENOTDIR"),
+    ],
+    "process new": [
+        (["process new sh"], "process new sh", "EEXIST"),
+        ([], OTHER + "process new sh uid=0", "EPERM"),
+        ([], "process new sh uid=root", "EINVAL"),
+    ],
+    "process fork": [
+        (["process new sh"], "process fork sh sh", "EEXIST"),
+        ([], "process fork sh new", "ESRCH"),
+        (["process new sh"], OTHER + "process fork sh new", "EPERM"),
+        (["process new sh"], "process fork sh a/b", "EINVAL"),
+    ],
+    "process exec": [([], "process exec sh", "ESRCH"), (["process new sh"], OTHER + "process exec sh", "EPERM")],
+    "process exit": [([], "process exit sh", "ESRCH"), (["process new sh"], OTHER + "process exit sh", "EPERM")],
+    "as": [
+        ([], "as sh expire", "ESRCH"),
+        (["process new sh"], OTHER + "as sh expire", "EPERM"),
+        (["process new sh"], "as sh", "EINVAL"),
     ],
     "key new_session": [
         ([], "key new_session .mine", "EPERM"),
@@ -177,6 +236,7 @@ def given(simulation: Simulation, line: str) -> None:
 def refusal(setup: list[str], line: str) -> int:
     """The errno that `line` is refused with; and that it changed nothing."""
     simulation = Simulation()
+    simulation.run("", uid=1000, gid=1000)  # who logs in gets keyrings
     for each in setup:
         if each.startswith(("key revoke ring", "key timeout ring")):
             serial = next(k.serial for k in simulation.system.keys.by_serial.values() if k.description == "ring")
@@ -184,6 +244,9 @@ def refusal(setup: list[str], line: str) -> int:
         given(simulation, each)
     serials = [k.serial for k in simulation.system.keys.by_serial.values() if k.description == "ring"]
     line = line.replace("SERIAL", str(serials[0] if len(setup) > 2 and serials else 99))
+    for key in simulation.system.keys.by_serial.values():
+        if key.description == "wanted":
+            line = line.replace(SERIAL_OF_WANTED, str(key.serial))
     before = simulation.text("snapshot")
     with pytest.raises(Refused) as refused:
         given(simulation, line)

@@ -15,13 +15,14 @@ from wqfs.abi.errors import Malformed
 from wqfs.queue import BufferTooSmall
 from wqfs.sim.command import Actor
 from wqfs.sim.errors import Refused
+from wqfs.sim.key_views import keys_text
 from wqfs.sim.system import System
 from wqfs.watch import Watch, Watches, WatchRefused
 
 Step = dict[str, Any]
 
 ACTOR = Actor(0, 0)
-COMPARED = frozenset("open close set_size set_filter watch post read readv poll pause".split())
+COMPARED = frozenset("open close set_size set_filter watch post read readv poll pause request".split())
 POLL_NAMES = tuple(
     (name, getattr(select, f"POLL{name}")) for name in ("IN", "RDNORM", "OUT", "WRNORM", "ERR", "HUP", "NVAL")
 )
@@ -56,6 +57,7 @@ def post_line(step: Step, key: int, aux: int | None) -> str:
         "cleared": f"key clear {key}",
         "setattr": f"key setperm {key} 0x3f3f3f3f",
         "revoked": f"key revoke {key}",
+        "restricted": f"key restrict_keyring {key}",
         "invalidated": f"key invalidate {key}",
     }[str(step["event"])]
 
@@ -63,6 +65,20 @@ def post_line(step: Step, key: int, aux: int | None) -> str:
 def make_key_line(name: str, description: str) -> str:
     """How the key that a case calls `name` is made: names that start with `r` are keyrings."""
     return f"key newring {description} @s" if name.startswith("r") else f"key add user {description} x @s"
+
+
+def request_line(step: Step, description: str, ring: int | None) -> str:
+    """request_key(2); with a helper there is callout text, and it is the helper that completes the key."""
+    words = ["key", "request2" if "helper" in step else "request", "user", description]
+    words += ["callout"] if "helper" in step else []
+    return " ".join([*words, *([] if ring is None else [str(ring)])])
+
+
+def helper_line(words: list[str], key: int, ring: str) -> str:
+    """What /sbin/request-key did, in the command language. @requestor is what any special keyring means."""
+    ring = "@s" if ring == "@requestor" else ring
+    payload = "''" if words[1] == "-" else words[1]
+    return " ".join(["key", words[0], str(key), payload, *words[2:-1], ring])
 
 
 class CoreFace:
@@ -85,6 +101,7 @@ class CoreFace:
             "open",
             "post",
             "pause",
+            "request",
         )
 
     def key_name(self, serial: int) -> str | None:
@@ -182,6 +199,46 @@ class CoreFace:
             except Refused as refused:
                 return errno.errorcode[refused.errno or errno.EIO]
         return 0
+
+    def _request(self, step: Step) -> dict[str, Any]:
+        name = step["key"]
+        ring = self._key(step["ring"]) if "ring" in step else None
+        result = self._line(request_line(step, name, ring))
+        helped: list[Any] = []
+        made = next((key for key in self._system.keys.by_serial.values() if key.destination is not None), None)
+        if made is not None:
+            self._keys[name] = made.serial
+            self._names[made.serial] = name
+            for words in map(str.split, step["helper"]):
+                if words[0] == "flags":
+                    helped.append(self._flags(made.serial))
+                elif words[0] == "watch":
+                    helped.append(self._line_watch(made.serial))
+                else:
+                    named = str(self._key(words[-1])) if words[-1][0] == "r" else words[-1]
+                    helped.append(self._line(helper_line(words, made.serial, named)))
+            result = self._line(f"key request user {name}")
+        return {"result": result, "helper": helped}
+
+    def _line(self, line: str) -> int | str:
+        try:
+            self._system.run(line, ACTOR, 0)
+        except Refused as refused:
+            return errno.errorcode[refused.errno or errno.EIO]
+        return 0
+
+    def _flags(self, serial: int) -> str:
+        lines = keys_text(self._system.keys, None, 0).splitlines()
+        return next(line.split()[1] for line in lines if line.startswith(f"{serial:08x} "))
+
+    def _line_watch(self, serial: int) -> str:
+        """A watch on a key under construction: where the kernel waits, until a signal, wqfs says so."""
+        try:
+            self._system.resolve(("key", str(serial)), ACTOR, 0)
+        except Refused as refused:
+            name = errno.errorcode[refused.errno or errno.EIO]
+            return "EINTR" if name == "EINPROGRESS" else name
+        return "0"
 
     def _read(self, step: Step) -> Any:
         data = self._watch_of(step).queue.read(step["size"])

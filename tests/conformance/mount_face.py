@@ -24,7 +24,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.conformance.core_face import POLL_NAMES, as_int, filter_bytes, make_key_line, post_line
+from tests.conformance.core_face import (
+    POLL_NAMES,
+    as_int,
+    filter_bytes,
+    helper_line,
+    make_key_line,
+    post_line,
+    request_line,
+)
 from tests.conformance.fresh_mount import fresh_mount
 from wqfs.abi import ioctls
 
@@ -99,8 +107,7 @@ class MountFace:
         if name not in self._keys:
             description = f"case{self._number}-{name}"
             self._post_line(make_key_line(name, description))
-            snapshot = json.loads((self._mount / "sim/snapshot").read_text())
-            serial = next(key["serial"] for key in snapshot["keys"] if key["description"] == description)
+            serial = next(key["serial"] for key in self._snapshot_keys() if key["description"] == description)
             self._keys[name] = serial
             self._names[serial] = name
         return self._keys[name]
@@ -170,6 +177,41 @@ class MountFace:
             aux = self._key(step["aux"]) if step["event"] in ("linked", "unlinked") else None
             self._post_line(post_line(step, key, aux))
         return 0
+
+    def _do_request(self, step: Step) -> dict[str, Any]:
+        name = step["key"]
+        description = f"case{self._number}-{name}"
+        ring = self._key(step["ring"]) if "ring" in step else None
+        result = self._line(request_line(step, description, ring))
+        helped: list[Any] = []
+        made = next((key["serial"] for key in self._snapshot_keys() if key["state"] == "EINPROGRESS"), None)
+        if made is not None:
+            self._keys[name] = made
+            self._names[made] = name
+            for words in map(str.split, step["helper"]):
+                if words[0] == "flags":
+                    lines = (self._mount / "sim/keys").read_text().splitlines()
+                    helped.append(next(line.split()[1] for line in lines if line.startswith(f"{made:08x} ")))
+                elif words[0] == "watch":
+                    # Where the kernel waits, until a signal, wqfs says EINPROGRESS.
+                    watched = self.answer({"op": "watch", "key": name, "id": 200})
+                    helped.append("EINTR" if watched == "EINPROGRESS" else watched)
+                else:
+                    named = str(self._key(words[-1])) if words[-1][0] == "r" else words[-1]
+                    helped.append(self._line(helper_line(words, made, named)))
+            result = self._line(f"key request user {description}")
+        return {"result": result, "helper": helped}
+
+    def _line(self, line: str) -> int | str:
+        try:
+            self._post_line(line)
+        except OSError as error:
+            return errno.errorcode[error.errno or errno.EIO]
+        return 0
+
+    def _snapshot_keys(self) -> list[dict[str, Any]]:
+        keys: list[dict[str, Any]] = json.loads((self._mount / "sim/snapshot").read_text())["keys"]
+        return keys
 
     def _do_read(self, step: Step) -> bytes:
         return os.read(self._fd(step), step["size"])

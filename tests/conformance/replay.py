@@ -32,7 +32,7 @@ Answer = Any
 
 OPERATIONS = frozenset(
     "open open_plain close set_size set_filter watch post read readv poll fionread write ioctl lseek pread "
-    "setpipe_sz sendfile splice_out splice_in tee pause".split()
+    "setpipe_sz sendfile splice_out splice_in tee pause request".split()
 )
 
 

@@ -16,11 +16,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who asks: the credentials of a process. gid is its own group, `groups` the further ones."""
+    """Who asks: the credentials of a process. gid is its own group, `groups` the further ones.
+
+    process, thread: the names of the process and of its thread, for the keyrings that belong to
+    them; "" is the user's login process, and a process's first thread.
+    """
 
     uid: int
     gid: int
     groups: tuple[int, ...] = ()
+    process: str = ""
+    thread: str = ""
 
     @property
     def is_admin(self) -> bool:

@@ -19,6 +19,9 @@ from wqfs.sim.keys import Key, Keyring, Need, permits
 MAX_DEPTH = 6
 """How many links deep a search goes (KEYRING_SEARCH_MAX_DEPTH)."""
 
+SKIP = -1
+"""From the `refusal` of `find`: pass over the key without a word."""
+
 
 def find(
     top: Keyring,
@@ -30,9 +33,10 @@ def find(
 ) -> tuple[Key | None, int, Key | None]:
     """The first key under one of `indexes` in `top` or below.
 
-    refusal: gives the errno that makes the search pass over a key, or 0. Returns the key, or None
-    with the errno of the last key that was passed over (0 if there was none) and that key. `top`
-    itself may be the key. The caller has checked Search on `top`.
+    refusal: gives the errno that makes the search pass over a key, 0 if none, or SKIP: as if it
+    were not there. Returns the key, or None with the errno of the last key that was passed over (0
+    if there was none) and that key. `top` itself may be the key. The caller has checked Search on
+    `top`.
     """
     error = 0
     passed: Key | None = None
@@ -40,7 +44,10 @@ def find(
     def take(key: Key) -> bool:
         nonlocal error, passed
         wrong = refusal(key)
-        if not wrong and not permits(key, actor, Need.SEARCH, possessed=possessed):
+        if wrong == SKIP:
+            return False
+        # A negative key's error comes after its permissions (keyring_search_iterator).
+        if wrong in (0, key.error) and not permits(key, actor, Need.SEARCH, possessed=possessed):
             wrong = errno.EACCES
         if wrong:
             error, passed = wrong, key

@@ -8,9 +8,10 @@ Looking up follows lookup_user_key() of Linux 6.12 (security/keys/process_keys.c
 see whether the caller possesses it, refuse what is negative, invalidated, revoked or expired, and
 only then look at the permissions.
 
-Each user has one session keyring, linked to the user keyring as pam_keyinit(8) does at login; it
-is made when first used. Keyrings of processes and threads have a place here (`_tops`, `_special`)
-and are not made yet.
+Session, process and thread keyrings are those of the process that acts (`wqfs.sim.processes`). The
+login process of a user has a session keyring that is linked to the user keyring, as pam_keyinit(8)
+does at login, made when first used. Another process begins without one: until it writes to @s, or
+joins one, @s is the user-session keyring (lookup_user_key).
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from wqfs.sim.keys import (
     Quota,
     permits,
 )
+from wqfs.sim.processes import Process, Processes
 
 SPECIAL = {"@t": -1, "@p": -2, "@s": -3, "@u": -4, "@us": -5, "@g": -6, "@a": -7}
 """Words of keyctl(1) for the special keyrings."""
@@ -43,6 +45,7 @@ SPECIAL = {"@t": -1, "@p": -2, "@s": -3, "@u": -4, "@us": -5, "@g": -6, "@a": -7
 _REGISTER_PERM = 0x0C030000
 _USER_KEYRING_PERM = (POS_ALL & ~(Need.SETATTR << 24)) | USR_ALL
 SESSION_PERM = POS_ALL | USR_VIEW | USR_READ
+_OWN_PERM = POS_ALL | USR_VIEW  # of process and thread keyrings
 _NUMBER = re.compile(r"0[xX][0-9a-fA-F]+|-?[0-9]+")
 _ANY_TYPE = tuple(TYPES)
 _RING_FIRST = ("keyring", *(t for t in TYPES if t != "keyring"))
@@ -53,6 +56,7 @@ _WHY = {
     errno.EKEYREVOKED: "was revoked",
     errno.EKEYEXPIRED: "has expired",
     errno.EKEYREJECTED: "was rejected",
+    errno.EINPROGRESS: "is under construction",
 }
 
 
@@ -70,15 +74,16 @@ class KeyTable(KeyStore):
     ) -> None:
         """As a KeyStore, with root's keyrings, which the kernel makes when it starts."""
         super().__init__(notify, gone, quota=quota, max_keys=max_keys, seed=seed)
-        self._sessions: dict[int, Keyring] = {}
+        self.processes = Processes(lambda rings, now_ns: self._reap([*rings], now_ns))
         self.register = self._make_keyring(".user_reg", 0, NO_GID, _REGISTER_PERM)
         self.register.pins = 1
+        self.persistent_register: Keyring | None = None
         self._quietly(lambda: self._user_keyrings(ROOT, 0))
 
     def login(self, actor: Actor) -> None:
         """Make the session, user and user-session keyrings of a user, without events: they were
         there before. Without it they are made, with events, when first used."""
-        self._quietly(lambda: self._session(actor, 0))
+        self._quietly(lambda: self._session(actor, 0, create=True))
 
     # -- names
 
@@ -91,14 +96,16 @@ class KeyTable(KeyStore):
         *,
         ring: bool = False,
         partial: bool = False,
+        create: bool = False,
     ) -> tuple[Key, bool]:
         """The key called `name` if it may be used so, and whether `actor` possesses it.
 
         ring: prefer a keyring where a bare description means several; partial: a negative key will
-        do. Raises ENOKEY, EKEYREVOKED, EKEYEXPIRED, a negative key's own errno, then EACCES; EINVAL
-        for what is no name.
+        do, and one under construction; create: make the special keyring if it is not there yet.
+        Raises ENOKEY, EKEYREVOKED, EKEYEXPIRED, a negative key's own errno, EINPROGRESS for a key
+        under construction, then EACCES; EINVAL for what is no name.
         """
-        key, possessed = self.resolve(actor, name, now_ns, ring=ring)
+        key, possessed = self.resolve(actor, name, now_ns, ring=ring, create=create)
         wrong = key.validity(now_ns) if partial else key.refusal(now_ns)
         if wrong:
             raise KeyRefused(wrong, f"{label(key)} {_WHY.get(wrong, 'is negative')}", name)
@@ -106,12 +113,16 @@ class KeyTable(KeyStore):
             raise no_right(key, need, actor, name)
         return key, possessed
 
-    def lookup_ring(self, actor: Actor, name: KeyName, need: Need, now_ns: int) -> tuple[Keyring, bool]:
+    def lookup_ring(
+        self, actor: Actor, name: KeyName, need: Need, now_ns: int, *, create: bool = False
+    ) -> tuple[Keyring, bool]:
         """As `lookup`, then ENOTDIR if it is no keyring."""
-        key, possessed = self.lookup(actor, name, need, now_ns, ring=True)
+        key, possessed = self.lookup(actor, name, need, now_ns, ring=True, create=create)
         return as_ring(key, name), possessed
 
-    def resolve(self, actor: Actor, name: KeyName, now_ns: int, *, ring: bool = False) -> tuple[Key, bool]:
+    def resolve(
+        self, actor: Actor, name: KeyName, now_ns: int, *, ring: bool = False, create: bool = False
+    ) -> tuple[Key, bool]:
         """The key that `name` means, in whatever state, and whether `actor` possesses it.
 
         Raises ENOKEY, EACCES (the one found grants no Search), EINVAL.
@@ -122,7 +133,7 @@ class KeyTable(KeyStore):
             if name[:1] == "%":
                 return self._by_type_and_description(actor, name, now_ns)
             if name in SPECIAL:
-                return self._special(actor, SPECIAL[name], name, now_ns), True
+                return self._special(actor, SPECIAL[name], name, now_ns, create=create), True
             if not _NUMBER.fullmatch(name):
                 if not name or name[0] in "@-":
                     raise KeyRefused(errno.EINVAL, f"expected a key, not {name!r}", name)
@@ -131,7 +142,7 @@ class KeyTable(KeyStore):
         else:
             serial = name
         if serial < 1:
-            return self._special(actor, serial, name, now_ns), True
+            return self._special(actor, serial, name, now_ns, create=create), True
         key = self.by_serial.get(serial)
         if key is None:
             raise KeyRefused(errno.ENOKEY, f"there is no key {serial}", name)
@@ -146,37 +157,53 @@ class KeyTable(KeyStore):
         return possesses(key, actor, self._tops(actor))
 
     def _described(self, actor: Actor, description: str, now_ns: int, types: tuple[str, ...]) -> Key:
-        session = self._session(actor, now_ns)
-        if types is _ANY_TYPE:
+        process = self.processes.known(actor)
+        if types is _ANY_TYPE and process is not None and process.ring is None and not process.threads:
+            session = process.session
             # The usual case: a user key right in the session keyring.
-            key = session.links.get(("user", description))
+            key = None if session is None else session.links.get(("user", description))
             if (
-                key is not None
+                session is not None
+                and key is not None
                 and not (session.validity(now_ns) or key.refusal(now_ns))
                 and permits(session, actor, Need.SEARCH, possessed=True)
                 and permits(key, actor, Need.SEARCH, possessed=True)
             ):
                 return key
-        found = self._search_session(actor, tuple((t, description) for t in types), description, now_ns)
+        found = self._search_tops(actor, tuple((t, description) for t in types), description, now_ns)
         if found is None:
             raise KeyRefused(
                 errno.ENOKEY, f"no key called {description!r} in the session keyring or below it", description
             )
         return found
 
-    def _search_session(self, actor: Actor, indexes: tuple[tuple[str, str], ...], name: str, now_ns: int) -> Key | None:
-        """A usable key if there is one, else one that is not: what is wrong with it is then said."""
-        session = self._session(actor, now_ns)
-        wrong = session.validity(now_ns)
-        if wrong:
-            raise KeyRefused(wrong, f"the session keyring {_WHY[wrong]}: see `key new_session`", name)
-        if not permits(session, actor, Need.SEARCH, possessed=True):
-            raise no_right(session, Need.SEARCH, actor, name)
-        key, error, passed = find(session, indexes, actor, lambda k: k.refusal(now_ns), possessed=True)
-        if key is None and error == errno.EACCES:
-            assert passed is not None
-            raise no_right(passed, Need.SEARCH, actor, name)
-        return key or passed
+    def _search_tops(self, actor: Actor, indexes: tuple[tuple[str, str], ...], name: str, now_ns: int) -> Key | None:
+        """A usable key in the keyrings of the process if there is one, else one that is not: what is
+        wrong with it is then said."""
+        if self.processes.known(actor) is None:
+            self._session(actor, now_ns)
+        refusal: KeyRefused | None = None
+        unusable: Key | None = None
+        tops = self._tops(actor)
+        for top in tops:
+            wrong = top.validity(now_ns)
+            if wrong:
+                refusal = refusal or KeyRefused(wrong, f"{label(top)} {_WHY[wrong]}: see `key new_session`", name)
+                continue
+            if not permits(top, actor, Need.SEARCH, possessed=True):
+                refusal = refusal or no_right(top, Need.SEARCH, actor, name)
+                continue
+            key, error, passed = find(top, indexes, actor, lambda k: k.refusal(now_ns), possessed=True)
+            if key is not None:
+                return key
+            if error == errno.EACCES:
+                assert passed is not None
+                refusal = refusal or no_right(passed, Need.SEARCH, actor, name)
+            else:
+                unusable = unusable or passed
+        if unusable is None and refusal is not None:
+            raise refusal
+        return unusable
 
     def _by_type_and_description(self, actor: Actor, name: str, now_ns: int) -> tuple[Key, bool]:
         """`%user:colour`: in the session keyring, else any key that may be viewed (keyctl(1))."""
@@ -184,7 +211,7 @@ class KeyTable(KeyStore):
         if not colon or not description:
             raise KeyRefused(errno.EINVAL, f"expected %TYPE:DESCRIPTION or %:RING, not {name!r}", name)
         index = (type_ or KEYRING.name, description)
-        key = self._search_session(actor, (index,), name, now_ns)
+        key = self._search_tops(actor, (index,), name, now_ns)
         if key is not None:
             return key, True
         for other in self.by_serial.values():
@@ -196,38 +223,70 @@ class KeyTable(KeyStore):
 
     # -- special keyrings
 
-    def _special(self, actor: Actor, number: int, name: KeyName, now_ns: int) -> Keyring:
+    def _special(self, actor: Actor, number: int, name: KeyName, now_ns: int, *, create: bool) -> Keyring:
         if number == -3:
-            return self._session(actor, now_ns)
+            return self._session(actor, now_ns, create=create)
         if number == -4:
             return self._user_keyrings(actor, now_ns)[0]
         if number == -5:
             return self._user_keyrings(actor, now_ns)[1]
         if number in (-1, -2):
-            raise KeyRefused(
-                errno.ENOKEY, f"{name} belongs to a process, and a command has none: use @s, @u or @us", name
-            )
+            return self._own_keyring(actor, number, name, now_ns, create=create)
         if number in (-7, -8):
-            raise KeyRefused(errno.ENOKEY, "no key is being constructed", name)
+            raise KeyRefused(errno.ENOKEY, "no process has assumed the authority to construct a key", name)
         if number == -6:
             raise KeyRefused(errno.EINVAL, "group keyrings do not exist, in the kernel either", name)
         raise KeyRefused(errno.EINVAL, f"expected the number of a key, not {number}", name)
 
     def _tops(self, actor: Actor) -> tuple[Keyring, ...]:
-        """The keyrings that a search for the actor begins with: the session keyring, or as long as
-        there is none the user-session keyring."""
-        session = self._sessions.get(actor.uid)
+        """The keyrings that a search for the actor begins with: those of its thread and its process,
+        then the session keyring, or as long as there is none the user-session keyring
+        (search_cred_keyrings_rcu)."""
+        process = self.processes.known(actor)
+        session = None if process is None else process.session
         if session is None:
             session = self.register.rings.get(f"_uid_ses.{actor.uid}")
-        return () if session is None else (session,)
+        if process is None or (process.ring is None and not process.threads):
+            return () if session is None else (session,)
+        tops = (process.threads.get(actor.thread), process.ring, session)
+        return tuple([ring for ring in tops if ring is not None])
 
-    def _session(self, actor: Actor, now_ns: int) -> Keyring:
-        """@s: made and linked to @u when first used."""
-        session = self._sessions.get(actor.uid)
-        if session is None:
-            user, _ = self._user_keyrings(actor, now_ns)
-            session = self._new_session(actor, "_ses", SESSION_PERM, now_ns, overrun=True)
-            self._link_new(session, user, now_ns)
+    def _own_keyring(self, actor: Actor, number: int, name: KeyName, now_ns: int, *, create: bool) -> Keyring:
+        """@t or @p: made when first written to, quota or not."""
+        process = self.processes.of(actor)
+        ring = process.threads.get(actor.thread) if number == -1 else process.ring
+        if ring is not None:
+            return ring
+        whose = f"thread {actor.thread or 'one'} of process" if number == -1 else "process"
+        if not create:
+            raise KeyRefused(errno.ENOKEY, f"{whose} {process.name} has no keyring of its own yet", name)
+        called = "_tid" if number == -1 else "_pid"
+        ring = self._make_keyring(called, actor.uid, actor.gid, _OWN_PERM, overrun=True)
+        ring.pins = 1
+        if number == -1:
+            process.threads[actor.thread] = ring
+        else:
+            process.ring = ring
+        self._notify(ring, KeySubtype.INSTANTIATED, 0, now_ns)
+        return ring
+
+    def _session(self, actor: Actor, now_ns: int, *, create: bool = False) -> Keyring:
+        """@s. A login process gets one that is linked to @u; another process the user-session keyring,
+        or if it wants to write one of its own."""
+        process = self.processes.of(actor)
+        session = process.session
+        if self.processes.logins.get(actor.uid) is process:
+            if session is None:
+                user, _ = self._user_keyrings(actor, now_ns)
+                session = self._new_session(actor, "_ses", SESSION_PERM, now_ns, overrun=True)
+                self._link_new(session, user, now_ns)
+            return session
+        if session is None or (create and session.description == f"_uid_ses.{session.uid}"):
+            _, of_user = self._user_keyrings(actor, now_ns)
+            if create:
+                return self._new_session(actor, "_ses", SESSION_PERM, now_ns, overrun=session is None)
+            session = of_user
+            self._install_session(actor, session, now_ns)
         return session
 
     def _new_session(self, actor: Actor, name: str, perm: int, now_ns: int, *, overrun: bool = False) -> Keyring:
@@ -237,8 +296,8 @@ class KeyTable(KeyStore):
         return session
 
     def _install_session(self, actor: Actor, session: Keyring, now_ns: int) -> None:
-        old = self._sessions.get(actor.uid)
-        self._sessions[actor.uid] = session
+        process: Process = self.processes.of(actor)
+        old, process.session = process.session, session
         session.pins += 1
         if old is not None:
             old.pins -= 1

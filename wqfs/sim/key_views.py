@@ -5,6 +5,8 @@ Formats: security/keys/proc.c of Linux 6.12, keyrings(7), proc_keys(5).
 
 from __future__ import annotations
 
+from collections import Counter
+
 from wqfs.sim.command import Actor
 from wqfs.sim.key_store import KeyStore
 from wqfs.sim.key_table import KeyTable
@@ -40,20 +42,23 @@ def key_users_text(keyrings: KeyStore) -> str:
     """A line for each user who has keys: references, keys and instantiated ones, keys and bytes of
     quota with their limits."""
     lines = []
+    constructing = Counter(key.uid for key in keyrings.by_serial.values() if key.destination)
     for uid in sorted(keyrings.users):
         user = keyrings.users[uid]
         usage = user.keys + (0 if uid else _ROOT_USAGE)
         keys = user.keys + (0 if uid else _ROOT_KEYS)
-        lines.append(f"{uid:5}: {usage:5} {keys}/{keys} {user.keys}/{user.maxkeys} {user.bytes}/{user.maxbytes}\n")
+        done = keys - constructing[uid]
+        lines.append(f"{uid:5}: {usage:5} {keys}/{done} {user.keys}/{user.maxkeys} {user.bytes}/{user.maxbytes}\n")
     return "".join(lines)
 
 
 def _line(key: Key, now_ns: int) -> str:
     flags = "".join(
         (
-            "I",
+            "-" if key.destination else "I",
             "R" if key.revoked else "-",
-            "-Q-",
+            "-Q",
+            "U" if key.destination else "-",
             "N" if key.error else "-",
             "i" if key.invalidated else "-",
         )
@@ -79,7 +84,7 @@ def _timeout(key: Key, now_ns: int) -> str:
 def _described(key: Key) -> str:
     if isinstance(key, Keyring):
         return f"{key.description}: {len(key.links) or 'empty'}"
-    if key.error:
+    if key.error or key.destination:
         return key.description
     size = len(key.payload)
     if key.type is BIG_KEY:

@@ -100,12 +100,13 @@ class Key(Watchable):
 
     serial: 3..0x7fffffff, never reused; index: (type's name, description), what a keyring finds it
     by; gid: NO_GID for none; perm: as keyrings(7); expiry_ns: when it expires, whole seconds, or
-    None; error: the positive errno of a negative key, 0 for one that is instantiated; changed:
-    number of the event that changed it last, kept by who numbers events; linked_by: the keyrings
-    that link to it; pins: what else holds it; cost: bytes of quota beside the description.
+    None; error: the positive errno of a negative key, else 0; destination: while the key is under
+    construction the keyring that it was requested for, else None; changed: number of the event that
+    changed it last, kept by who numbers events; linked_by: the keyrings that link to it; pins: what
+    else holds it; cost: bytes of quota beside the description.
     """
 
-    __slots__ = ("changed", "cost", "description", "error", "expiry_ns", "gid", "index", "invalidated",
+    __slots__ = ("changed", "cost", "description", "destination", "error", "expiry_ns", "gid", "index", "invalidated",
                  "linked_by", "payload", "perm", "pins", "revoked", "serial", "type", "uid")  # fmt: skip
 
     def __init__(self, serial: int, type_: KeyType, description: str, uid: int, gid: int, perm: int) -> None:
@@ -121,6 +122,7 @@ class Key(Watchable):
         self.cost = 0
         self.expiry_ns: int | None = None
         self.error = 0
+        self.destination: Keyring | None = None
         self.revoked = False
         self.invalidated = False
         self.changed = 0
@@ -146,7 +148,10 @@ class Key(Watchable):
         return len(self.description.encode("utf-8", "surrogateescape")) + 1
 
     def refusal(self, now_ns: int) -> int:
-        """Why nobody may use the key now, an errno, or 0: a negative key's own error comes first."""
+        """Why nobody may use the key now, an errno, or 0: a negative key's own error comes first. A key
+        under construction is EINPROGRESS: the kernel would wait."""
+        if self.destination is not None:
+            return errno.EINPROGRESS
         return self.error or self.validity(now_ns)
 
     def validity(self, now_ns: int) -> int:
@@ -248,7 +253,7 @@ class Quota:
 
 
 class KeyUser:
-    """What one user has: keys, and bytes of quota. All keys are in quota and instantiated."""
+    """What one user has: keys, and bytes of quota. All keys are in quota."""
 
     __slots__ = ("bytes", "keys", "maxbytes", "maxkeys")
 

@@ -15,7 +15,15 @@ import errno
 import re
 from collections.abc import Iterable, Sequence
 
-from wqfs.sim import clock_commands, device_commands, key_commands, mount_commands, sb_commands
+from wqfs.sim import (
+    clock_commands,
+    device_commands,
+    key_commands,
+    key_request_commands,
+    mount_commands,
+    process_commands,
+    sb_commands,
+)
 from wqfs.sim.command import Command
 from wqfs.sim.errors import Refused
 
@@ -123,6 +131,8 @@ COMMANDS: tuple[Command, ...] = (
     *sb_commands.COMMANDS,
     *device_commands.COMMANDS,
     *key_commands.COMMANDS,
+    *key_request_commands.COMMANDS,
+    *process_commands.COMMANDS,
     *clock_commands.COMMANDS,
 )
 _TABLE = {command.words: command for command in COMMANDS}

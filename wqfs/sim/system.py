@@ -21,6 +21,7 @@ from wqfs.sim.keyring import Keyrings
 from wqfs.sim.keys import Key, Need
 from wqfs.sim.language import find, quote, split
 from wqfs.sim.mounts import IN_SUBTREE, Mount, MountTree, Place, audience
+from wqfs.sim.processes import Processes
 from wqfs.sim.superblocks import Superblock, Superblocks
 from wqfs.watch import Entry, Watchable, Watches
 
@@ -66,6 +67,16 @@ class System:
             self.keys.collect(now_ns)
             command.run(self, actor, words[count:], now_ns)
 
+    def run_words(self, words: Sequence[str], actor: Actor, now_ns: int) -> None:
+        """The command within a command, such as that of `as`. Raises as `run`."""
+        command, count = find(words)
+        command.run(self, actor, words[count:], now_ns)
+
+    @property
+    def processes(self) -> Processes:
+        """The simulated processes."""
+        return self.keys.processes
+
     def resolve(self, words: Sequence[str], actor: Actor, now_ns: int) -> tuple[Watchable, Place, str]:
         """The object that a line of `objects` names, the place within it, and how to write it.
 
@@ -91,7 +102,7 @@ class System:
             if kind == "sb":
                 sb, path = self.find_sb(name)
                 return sb, (), f"sb {quote(path)}"
-            key, _ = self.keys.lookup(actor, name, Need.VIEW, now_ns)
+            key, _ = self.keys.lookup(actor, name, Need.VIEW, now_ns, create=True)
             return key, (), f"key {key.serial}"
         except Refused as refused:
             refused.word = refused.word or 2

@@ -22,6 +22,7 @@ from wqfs.sim.devices import BlockDevice
 from wqfs.sim.keys import Keyring, Need, permits, shown_gid
 from wqfs.sim.mount_options import attribute_text
 from wqfs.sim.mounts import OUTSIDE_ID, Mount, MountTree
+from wqfs.sim.processes import Process
 from wqfs.sim.superblocks import Superblock, Superblocks
 from wqfs.sim.system import System
 
@@ -83,10 +84,12 @@ def _superblocks_line(sb: Superblock) -> str:
 
 
 def snapshot(system: System, viewer: Actor | None, now_ns: int) -> str:
-    """Everything, as JSON; of the keys those that grant View to `viewer`, all for None.
+    """Everything, as JSON; of the keys those that grant View to `viewer`, of the processes those of
+    that user, all for None.
 
     seq: the number of the last event that is included; mounts, superblocks, devices, keys: lists, each
-    object with the number of the event that `changed` it last, 0 for none. Text depends on the
+    object with the number of the event that `changed` it last, 0 for none; processes: each with the
+    serial numbers of its keyrings, null where it has none. Text depends on the
     time only by the `state` of keys that expire.
     """
     document = {
@@ -95,6 +98,7 @@ def snapshot(system: System, viewer: Actor | None, now_ns: int) -> str:
         "superblocks": [_superblock(sb) for sb in system.superblocks.by_id.values()],
         "devices": [_device(device) for device in system.superblocks.devices.by_name.values()],
         "keys": list(_keys(system, viewer, now_ns)),
+        "processes": [_process(process) for process in system.processes if viewer is None or process.uid == viewer.uid],
     }
     return json.dumps(document, separators=(",", ":")) + "\n"
 
@@ -137,6 +141,21 @@ def _device(device: BlockDevice) -> dict[str, object]:
         "state": device.state,
         "changed": device.changed,
     }
+
+
+def _process(process: Process) -> dict[str, object]:
+    return {
+        "name": process.name,
+        "uid": process.uid,
+        "gid": process.gid,
+        "session": _serial(process.session),
+        "process_keyring": _serial(process.ring),
+        "threads": {name: _serial(ring) for name, ring in process.threads.items()},
+    }
+
+
+def _serial(ring: Keyring | None) -> int | None:
+    return None if ring is None else ring.serial
 
 
 def _keys(system: System, viewer: Actor | None, now_ns: int) -> Iterable[dict[str, object]]:

@@ -1,0 +1,168 @@
+"""Simulated processes: who has which session, process and thread keyrings.
+
+A process has a session keyring, which its children share until they join another; a process
+keyring, which its threads share and its children do not get; and a keyring for each thread that
+uses one. exec keeps the session alone (keyrings(7); kernel/cred.c and security/keys/process_keys.c
+of Linux 6.12). Each user has a login process, `login.UID`, made when first used: it is who acts
+when a command names no process.
+
+A process is named by a word; for a real one that is its pid. Nothing here says anything to a watch:
+a keyring that a process lets go of is handed to `let_go`, which ends it if nothing else holds it.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Callable, Iterator
+
+from wqfs.sim.command import Actor
+from wqfs.sim.errors import Refused
+from wqfs.sim.keys import Keyring
+
+LetGo = Callable[[list[Keyring], int], None]
+
+LOGIN = "login."
+_NAME = re.compile(r"[A-Za-z0-9_.+:-]{1,64}")
+
+
+class Process:
+    """One process.
+
+    session: its session keyring, None before it has one: then the user-session keyring is searched
+    in its place; ring: its process keyring, or None; threads: the keyrings of threads by name, None
+    for a thread that has used none; the first thread is "".
+    """
+
+    __slots__ = ("gid", "groups", "name", "ring", "session", "threads", "uid")
+
+    def __init__(self, name: str, uid: int, gid: int, groups: tuple[int, ...] = ()) -> None:
+        self.name = name
+        self.uid = uid
+        self.gid = gid
+        self.groups = groups
+        self.session: Keyring | None = None
+        self.ring: Keyring | None = None
+        self.threads: dict[str, Keyring | None] = {}
+
+    def __repr__(self) -> str:
+        return f"<process {self.name!r} of {self.uid}>"
+
+
+class Processes:
+    """All processes by name, and the login process of each user.
+
+    let_go(keyrings, now_ns) is told which keyrings lost a hold, after it is gone.
+    """
+
+    def __init__(self, let_go: LetGo) -> None:
+        self.by_name: dict[str, Process] = {}
+        self.logins: dict[int, Process] = {}
+        self._let_go = let_go
+
+    def __iter__(self) -> Iterator[Process]:
+        return iter(self.by_name.values())
+
+    def of(self, actor: Actor) -> Process:
+        """The process that `actor` acts as; a user's login process if it names none. Raises ESRCH."""
+        if actor.process:
+            return self.find(actor.process)
+        login = self.logins.get(actor.uid)
+        if login is None:
+            login = Process(f"{LOGIN}{actor.uid}", actor.uid, actor.gid, actor.groups)
+            self.logins[actor.uid] = self.by_name[login.name] = login
+        return login
+
+    def known(self, actor: Actor) -> Process | None:
+        """As `of`, but a login process is not made for the question."""
+        return self.by_name.get(actor.process) if actor.process else self.logins.get(actor.uid)
+
+    def find(self, name: str) -> Process:
+        """The process called `name`. Raises ESRCH."""
+        process = self.by_name.get(name)
+        if process is None:
+            raise Refused(errno.ESRCH, f"there is no process {name!r}")
+        return process
+
+    def actor(self, caller: Actor, name: str, thread: str = "") -> Actor:
+        """Who acts as a thread of the process called `name`: a thread that was not heard of begins.
+
+        Raises ESRCH; EPERM if the process belongs to another user than `caller`, who is not root;
+        EINVAL for a thread's name that is none.
+        """
+        process = self._own(caller, name)
+        if thread:
+            _check_name(thread, "thread")
+            process.threads.setdefault(thread, None)
+        return Actor(process.uid, process.gid, process.groups, process.name, thread)
+
+    def new(self, caller: Actor, name: str, uid: int, gid: int, groups: tuple[int, ...] = ()) -> Process:
+        """A process without keyrings, as the first of a login is before pam_keyinit(8).
+
+        Raises EINVAL for the name, EEXIST, EPERM for another user's uid or a group of others.
+        """
+        _check_name(name, "process")
+        if name in self.by_name or name.startswith(LOGIN):
+            raise Refused(errno.EEXIST, f"there is a process {name!r} already, or will be when its user logs in")
+        foreign = [group for group in (gid, *groups) if not caller.in_group(group)]
+        if not caller.is_admin and (uid != caller.uid or foreign):
+            raise Refused(errno.EPERM, f"only root starts processes of user {uid} and group {gid} for others")
+        process = self.by_name[name] = Process(name, uid, gid, groups)
+        return process
+
+    def fork(self, caller: Actor, name: str, child: str) -> Process:
+        """fork(2): a process with the same session keyring, and none of its own."""
+        parent = self._own(caller, name)
+        process = self.new(Actor(parent.uid, parent.gid, parent.groups), child, parent.uid, parent.gid, parent.groups)
+        process.session = parent.session
+        if process.session is not None:
+            process.session.pins += 1
+        return process
+
+    def exec(self, caller: Actor, name: str, now_ns: int) -> Process:
+        """execve(2): the process keyring goes, all threads but one end, and with them their keyrings."""
+        process = self._own(caller, name)
+        self._drop(process, now_ns, session=False)
+        return process
+
+    def exit(self, caller: Actor, name: str, now_ns: int) -> None:
+        """exit_group(2): the process goes, and what only it held. A login process begins anew when
+        its user is next heard of."""
+        process = self._own(caller, name)
+        del self.by_name[name]
+        if self.logins.get(process.uid) is process:
+            del self.logins[process.uid]
+        self._drop(process, now_ns, session=True)
+
+    def exit_thread(self, caller: Actor, name: str, thread: str, now_ns: int) -> None:
+        """A thread ends, and its keyring with it. Raises ESRCH if it was never heard of."""
+        process = self._own(caller, name)
+        if thread not in process.threads:
+            raise Refused(errno.ESRCH, f"process {name} has no thread {thread!r}")
+        ring = process.threads.pop(thread)
+        self._release([] if ring is None else [ring], now_ns)
+
+    def _own(self, caller: Actor, name: str) -> Process:
+        process = self.find(name)
+        if process.uid != caller.uid and not caller.is_admin:
+            raise Refused(errno.EPERM, f"process {name} belongs to user {process.uid}")
+        return process
+
+    def _drop(self, process: Process, now_ns: int, *, session: bool) -> None:
+        held = [*process.threads.values(), process.ring]
+        process.threads = {}
+        process.ring = None
+        if session:
+            held.append(process.session)
+            process.session = None
+        self._release([ring for ring in held if ring is not None], now_ns)
+
+    def _release(self, rings: list[Keyring], now_ns: int) -> None:
+        for ring in rings:
+            ring.pins -= 1
+        self._let_go(rings, now_ns)
+
+
+def _check_name(name: str, of: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise Refused(errno.EINVAL, f"expected a name of 1..64 letters, digits and _.+:- for a {of}, not {name!r}")
