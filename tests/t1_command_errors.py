@@ -67,6 +67,7 @@ CASES: dict[str, list[tuple[list[str], str, str]]] = {
         ([], "device add none", "ENOTBLK"),
         ([A], "device add /dev/sdb1", "EEXIST"),
         ([A, "device remove /dev/sdb1"], "device add /dev/sdb1", "EBUSY"),
+        (["device remove /dev/sdb"], "device add /dev/sdb1", "ENXIO"),
     ],
     "clock advance": [([], "clock advance now", "EINVAL")],
     "key add": [

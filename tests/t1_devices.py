@@ -13,6 +13,8 @@ from wqfs.event import Log
 from wqfs.sim import views
 from wqfs.sim.command import ROOT
 from wqfs.sim.devices import ERRNO_OF, is_within
+from wqfs.sim.errors import Refused
+from wqfs.sim.simulation import Simulation
 from wqfs.sim.system import System
 
 
@@ -165,3 +167,22 @@ def test_clock_goes_forward_and_keys_expire_with_it() -> None:
 def test_clock_advance_by_no_number_is_refused(word: str) -> None:
     refused = refusal(make_system(), f"clock advance {word}")
     assert refused.errno == errno.EINVAL
+
+
+def test_device_add_partition_of_removed_disk() -> None:
+    """A partition comes and goes with its disk, and is shown so."""
+    simulation = Simulation()
+    simulation.run("mount /dev/sdb1 /data")
+    simulation.run("device remove /dev/sdb")
+    simulation.run("umount /data")
+
+    def states() -> dict[str, str]:
+        devices = json.loads(simulation.text("snapshot"))["devices"]
+        return {device["name"]: device["state"] for device in devices}
+
+    assert (states()["/dev/sdb"], states()["/dev/sdb1"]) == ("removed", "removed")
+    with pytest.raises(Refused) as refused:
+        simulation.run("device add /dev/sdb1")
+    assert refused.value.errno == errno.ENXIO
+    simulation.run("device add /dev/sdb")
+    assert (states()["/dev/sdb"], states()["/dev/sdb1"]) == ("ok", "ok")

@@ -69,25 +69,30 @@ def _error(system: System, actor: Actor, arguments: Sequence[str], now_ns: int) 
 def _remove(system: System, actor: Actor, arguments: Sequence[str], now_ns: int) -> None:
     no_more(arguments, 1)
     device = _there(system, arguments)
-    device.removed = True
-    system.changed_silently(device)
+    for each in system.superblocks.devices.within(device.name):
+        each.removed = True
+        system.changed_silently(each)
     for sb in system.superblocks.on_device(device.name):
         report_error(system, sb, errno.EIO, now_ns, text=f"{device.name} was removed")
 
 
 def _add(system: System, actor: Actor, arguments: Sequence[str], now_ns: int) -> None:
     no_more(arguments, 1)
-    known = bool(arguments) and arguments[0] in system.superblocks.devices.by_name
-    device = _device(system, arguments)
-    if known and not device.removed:
-        raise Refused(errno.EEXIST, f"{device.name} is there", 3)
-    mounted = system.superblocks.on_device(device.name)
+    disk = system.superblocks.devices.removed_disk(arguments[0]) if arguments else None
+    if disk is not None:
+        raise Refused(errno.ENXIO, f"{disk.name} was removed, and its partitions with it", 3)
+    known = system.superblocks.devices.within(arguments[0]) if arguments else []
+    for each in known:
+        if not each.removed:
+            raise Refused(errno.EEXIST, f"{each.name} is there", 3)
+    mounted = system.superblocks.on_device(arguments[0]) if arguments else []
     if mounted:
         path = next(iter(mounted[0].mounts.values())).path
-        raise Refused(errno.EBUSY, f"{path} is still mounted from what {device.name} was: unmount it first", 3)
-    device.removed = False
-    device.errors = 0
-    system.changed_silently(device)
+        raise Refused(errno.EBUSY, f"{path} is still mounted from what {arguments[0]} was: unmount it first", 3)
+    for each in [*known, _device(system, arguments)]:
+        each.removed = False
+        each.errors = 0
+        system.changed_silently(each)
 
 
 COMMANDS = (
@@ -112,9 +117,10 @@ COMMANDS = (
     Command(
         ("device", "add"),
         "device add DEVICE",
-        "A block device appears, a new one or one that was removed.",
+        "A block device appears with its partitions, a new one or one that was removed.",
         "none",
         _add,
-        "ENOTBLK: no device in /dev; EEXIST: it is there; EBUSY: a filesystem of the removed one is still mounted",
+        "ENOTBLK: no device in /dev; EEXIST: it is there; ENXIO: a partition of a removed disk; EBUSY: a "
+        "filesystem of the removed one is still mounted",
     ),
 )

@@ -87,6 +87,17 @@ class BlockDevices:
             if device.removed and is_within(name, device.name):
                 raise Refused(errno.ENOENT, f"{device.name} was removed")
 
+    def within(self, disk: str) -> list[BlockDevice]:
+        """The known devices that share the fate of the one called `disk`: itself and its partitions."""
+        return [device for device in self.by_name.values() if is_within(device.name, disk)]
+
+    def removed_disk(self, name: str) -> BlockDevice | None:
+        """The removed disk that `name` is a partition of, None if there is none."""
+        for device in self.by_name.values():
+            if device.removed and device.name != name and is_within(name, device.name):
+                return device
+        return None
+
 
 def is_within(name: str, disk: str) -> bool:
     """Whether `name` is `disk` or a partition of it: sdb1 of sdb, nvme0n1p1 of nvme0n1."""
