@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import errno
+import json
 
 import pytest
 
@@ -100,3 +101,38 @@ def test_closed_watch_hears_nothing() -> None:
     watch.close()
     here.run("sb error / EIO")
     assert watch.events() == []
+
+
+def test_objects_that_change_carry_a_number_above_the_old_snapshots() -> None:
+    """Who lost events re-reads what has a higher `changed` alone: so all that is another must have one."""
+    here = Simulation()
+    before = json.loads(here.text("snapshot"))
+    for line in (
+        "key newring ring @s",
+        "key add user one x ring",
+        "key add user two x ring",
+        "key timeout two 10",
+        "key invalidate %user:one",
+        "clock advance 400",
+        "mount -t tmpfs none /a",
+        "mount --make-shared /a",
+        "mount --bind /a /b",
+        "mount --make-slave /b",
+        "mount --make-private /a",
+        "sb fill /a 50",
+        "key add user three x ring",
+        "key clear ring",
+        "key revoke ring",
+        "device add /dev/sdc",
+        "device error /dev/sdc io",
+        "device remove /dev/sdc",
+    ):
+        here.run(line)
+        after = json.loads(here.text("snapshot"))
+        for kind, name in (("mounts", "id"), ("superblocks", "id"), ("devices", "name"), ("keys", "serial")):
+            old = {each[name]: each for each in before[kind]}
+            for each in after[kind]:
+                was = old.get(each[name])
+                if was is not None and was != each and {**was, "state": ""} != {**each, "state": ""}:
+                    assert each["changed"] > before["seq"], (line, was, each)
+        before = after

@@ -68,6 +68,8 @@ class KeyStore:
         self.users: dict[int, KeyUser] = {}
         self._notify = notify
         self._gone = gone
+        self.on_silent: Callable[[Key], object] = lambda key: None
+        """Told of a key that changed without an event."""
         self._seed = seed
         self._made = 0
         self._timed: dict[Key, None] = {}
@@ -183,7 +185,7 @@ class KeyStore:
             if not (ring.invalidated or ring.revoked):
                 ring.detach(key.index)
                 self._recost(ring, ring.cost - LINK_BYTES)
-                ring.changed = max(ring.changed, key.changed)
+                self.on_silent(ring)
         self._reap([key], now_ns)
 
     def _set_expiry(self, key: Key, expiry_ns: int | None) -> None:

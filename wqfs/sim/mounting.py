@@ -97,6 +97,7 @@ def move(system: System, old_path: str, new_path: str, now_ns: int) -> Mount:
     moved.automount = False  # it expires no longer (do_move_mount)
     copies = propagation.graft(tree, moved, parent, place, copied_to)
     extra = {"old_mountpoint": was}
+    tree.groups.touched += moved.subtree()  # their paths are others now
     system.notify_mount(MountSubtype.MOVE_FROM, old_parent, old_mountpoint, moved, now_ns, names=extra)
     system.notify_mount(MountSubtype.MOVE_TO, parent, place, moved, now_ns, names=extra)
     _new_mounts(system, copies, now_ns)

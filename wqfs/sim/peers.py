@@ -42,10 +42,13 @@ class PeerGroups:
     def __init__(self) -> None:
         self._last_id = 0
         self._free: list[int] = []  # a heap
+        self.touched: list[Mount] = []
+        """Mounts that became others without an event of their own; emptied by who numbers events."""
 
     def make_shared(self, mount: Mount) -> None:
         """Into a group of its own, if it is in none. It stays a slave if it is one."""
         mount.unbindable = False
+        self.touched.append(mount)
         if mount.group is None:
             if self._free:
                 id_ = heapq.heappop(self._free)
@@ -59,6 +62,7 @@ class PeerGroups:
         the next. Without peers of the master that it had; without one it is private. Its slaves
         become slaves of the same master (do_make_slave)."""
         group, old_master = mount.group, mount.master
+        self.touched += (mount, *mount.slaves)
         mount.group = None
         if group is not None and len(group.members) > 1:
             peers = group.others(mount)
@@ -86,6 +90,7 @@ class PeerGroups:
                 mount.master.slaves.remove(mount)
                 mount.master = None
         mount.unbindable = unbindable
+        self.touched.append(mount)
 
     @staticmethod
     def join(copy: Mount, old: Mount) -> None:

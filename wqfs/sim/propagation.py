@@ -67,6 +67,7 @@ def graft(tree: MountTree, source: Mount, parent: Mount, place: Place, copied_to
         if covering is not None:
             covering.parent, covering.mountpoint = copy, ()
             copy.children[()] = covering
+            tree.groups.touched.append(covering)
     return made
 
 
@@ -128,6 +129,7 @@ def uproot(tree: MountTree, top: Mount) -> list[Gone]:
     going = dict.fromkeys(top.subtree())
     staying = _spread(going)
     _reparent(staying, going)
+    tree.groups.touched += staying
     gone: list[Gone] = []
     for mount in going:
         parent, place = mount.parent, mount.mountpoint

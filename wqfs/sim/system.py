@@ -29,6 +29,7 @@ _MOUNT_RECORD = struct.Struct(r.HEADER.format + r.MOUNT_BODY.format[1:])
 _KEY_RECORD = struct.Struct(r.HEADER.format + r.KEY_BODY.format[1:])
 _KEY = int(r.WatchType.KEY_NOTIFY)
 _WITH_A_KEY = (r.KeySubtype.LINKED, r.KeySubtype.UNLINKED)  # aux is a key's serial number
+_COMING_OR_GOING = (r.MountSubtype.NEW_MOUNT, r.MountSubtype.UNMOUNT)
 _MOUNT = int(r.WatchType.MOUNT_NOTIFY)
 
 
@@ -49,6 +50,7 @@ class System:
         self.mounts = MountTree(self.superblocks.get("/dev/root", "ext4", False))
         self.devices = Devices()
         self.keys: Keyrings = Keyrings(notify=self.notify_key, gone=self.gone)
+        self.keys.on_silent = self.changed_silently
         self.started_ns = now_ns
 
     # -- commands
@@ -66,6 +68,15 @@ class System:
             self.changed += 1
             self.keys.collect(now_ns)
             command.run(self, actor, words[count:], now_ns)
+            if self.mounts.groups.touched:
+                self._mark_touched()
+
+    def _mark_touched(self) -> None:
+        """Mounts that changed without an event of their own carry the number of the next event."""
+        number = self.watches.last_event + 1
+        for mount in self.mounts.groups.touched:
+            mount.changed = number
+        self.mounts.groups.touched.clear()
 
     def run_words(self, words: Sequence[str], actor: Actor, now_ns: int) -> None:
         """The command within a command, such as that of `as`. Raises as `run`."""
@@ -156,8 +167,12 @@ class System:
         record = _MOUNT_RECORD.pack(
             _MOUNT | subtype << 24, flags | _MOUNT_RECORD.size, trigger.id, 0 if aux is None else aux.id
         )
+        if self.mounts.groups.touched:
+            self._mark_touched()
         event = self.watches.event(now_ns, record, called)
         about.changed = event.number
+        if subtype in _COMING_OR_GOING:
+            about.sb.changed = event.number  # it has one mount more or less
         self.changed += 1
         everything = 0 if trigger is self.mounts.root else IN_SUBTREE
         self.watches.publish(event, audience(trigger, place) if heard is None else heard, everything)
@@ -214,7 +229,7 @@ class System:
         self.changed += 1
         self.watches.publish(event, [(entry, 0) for entry in self.devices.watchers])
 
-    def changed_silently(self, what: Superblock | BlockDevice) -> None:
+    def changed_silently(self, what: Superblock | BlockDevice | Key) -> None:
         """Something changed that no event tells of. It carries the number of the next event, so that who
         looks for what moved since the last one finds it."""
         what.changed = self.watches.last_event + 1
