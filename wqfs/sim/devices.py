@@ -101,7 +101,7 @@ class BlockDevices:
 
 def is_within(name: str, disk: str) -> bool:
     """Whether `name` is `disk` or a partition of it: sdb1 of sdb, nvme0n1p1 of nvme0n1."""
-    if not name.startswith(disk):
+    if not disk or not name.startswith(disk):
         return False
     rest = name[len(disk) :]
     if not rest:
