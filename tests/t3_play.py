@@ -225,6 +225,12 @@ def test_wrong_use_is_a_sentence_and_1(words: Sequence[str], said: str) -> None:
     assert said in done.stderr and "Traceback" not in done.stderr
 
 
+def test_misspelt_command_is_told_so() -> None:
+    done = wqfs("plya", "storm")
+    assert done.returncode == 1
+    assert "did you mean play?" in done.stderr
+
+
 @pytest.mark.parametrize("command", ["play", "record", "settle"])
 def test_folder_that_is_no_mount_is_said(tmp_path: Path, command: str) -> None:
     done = wqfs(command, "--mount", tmp_path, *(["storm"] if command == "play" else []))

@@ -7,6 +7,7 @@ mounting needs libraries that take longer to import than the others take to run.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
@@ -34,13 +35,19 @@ by --mount DIR or WQFS_MOUNT.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, without the program's name (sys.argv's by default); returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words and words[0] in COMMANDS and not _is_helper_call(words):
+    helper = _is_helper_call(words)
+    if words and words[0] in COMMANDS and not helper:
         return _guarded(words[0], words[1:])
     if words[:1] == ["mount"]:
         del words[0]
     elif words in (["--help"], ["-h"]):
         lines = [f"  {name:<9} {summary}\n" for name, summary in COMMANDS.items()]
         print(_HELP.format(commands="".join(lines)), end="")
+    elif words and not helper and (meant := _misspelt(words[0])):
+        print(
+            f"wqfs: {words[0]} is no command and no folder; did you mean {meant}? See `wqfs --help`.", file=sys.stderr
+        )
+        return 1
     daemon = importlib.import_module("wqfs.fs.daemon")
     return int(daemon.main(words, program="wqfs"))
 
@@ -48,6 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _is_helper_call(words: Sequence[str]) -> bool:
     """Whether mount(8) made the call: its SOURCE may be called like a command."""
     return len(words) > 3 and words[1].startswith("/") and words[2] == "-o"
+
+
+def _misspelt(word: str) -> str:
+    """The command that a first word was meant to be, "" if it may be a source or a mountpoint."""
+    if word in ("mount", *COMMANDS) or not word.isalpha() or os.path.exists(word):
+        return ""
+    return next(iter(difflib.get_close_matches(word, COMMANDS, 1, 0.7)), "")
 
 
 def _guarded(command: str, arguments: Sequence[str]) -> int:
