@@ -7,13 +7,16 @@ mounts        the mount tree, and who hears of what; mounting has the system cal
 mount_commands, mount_options   the words of mount(8) and umount(8)
 superblocks   what is mounted; sb_commands
 devices       what it is mounted from; device_commands
-keys, key_search, key_store, key_table, keyring   keys and keyrings, from one key to all operations
-key_commands  the words of keyctl(1)
+keys, key_search, key_store, processes, key_table, key_links, key_construction, keyring
+              keys and keyrings, from one key and who has it to all operations
+key_commands, key_request_commands, process_commands   the words of keyctl(1), and who gives them
 objects       the lines of a watch's `objects`
 views, key_views   the files of sim/
 simulation    all of it for programs in Python, without a mount
 completion    what may come next in a line
 clock_commands   its time
+scenario, expectation, scenario_toml, scenario_text, random_scenario
+              what happens when, and what must come of it
 errors        what it says when it refuses
 """
 
