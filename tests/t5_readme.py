@@ -88,3 +88,9 @@ def test_python_recipe_runs_as_it_stands(mount: Mount) -> None:
         ["Record(type=2", "subtype=0"],
         ["Record(type=3", "subtype=1"],
     ]
+
+
+def test_simulation_example_runs_as_it_stands() -> None:
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (example,) = [each for each in examples if "Simulation" in each]
+    subprocess.run([sys.executable, "-c", example], cwd=ROOT, check=True, timeout=20)
