@@ -34,6 +34,7 @@ def here() -> Simulation:
         ("umount --l", ["--lazy"]),
         ("key add ", ["big_key", "keyring", "logon", "user"]),
         ("key update @u", ["@u", "@us"]),
+        ("key move -", ["-f"]),
         ("expire /x /y ", []),
         ("nonsense ", []),
         ("umount 'open", []),
@@ -77,6 +78,7 @@ def test_data_has_every_command_and_can_be_written_as_json() -> None:
     document = json.loads(json.dumps(data()))
     assert [tuple(each["words"]) for each in document] == [command.words for command in COMMANDS]
     assert document[0]["options_with_value"]["-t"]
+    assert all(each["events"] and each["errors"] for each in document)
 
 
 def test_options_in_a_usage_are_options_of_the_table() -> None:

@@ -42,13 +42,15 @@ def _is_value(words: list[str], at: int) -> bool:
 
 
 def data() -> list[dict[str, object]]:
-    """The table as JSON has it: a member for each command with its words, usage, summary, the kinds of
+    """The table as JSON has it: a member for each command with its words, usage, summary, events, errors, the kinds of
     its arguments, its options, and of those with a value what the value is."""
     return [
         {
             "words": list(command.words),
             "usage": command.usage,
             "summary": command.summary,
+            "events": command.events,
+            "errors": command.errors,
             "arguments": list(kinds(command)),
             "options": sorted(command.flags),
             "options_with_value": {option: _VALUES.get(meaning, ()) for option, meaning in command.valued.items()},

@@ -32,7 +32,9 @@ def errors(*parts: str) -> str:
     return "; ".join(parts)
 
 
-def key_command(usage: str, summary: str, events: str, body: Body, refusals: str) -> Command:
+def key_command(
+    usage: str, summary: str, events: str, body: Body, refusals: str, flags: tuple[str, ...] = ()
+) -> Command:
     """A command whose arguments are counted by its usage: `KEY [KEYRING]` takes one or two."""
     words = usage.split()
     names = [word.strip("[]") for word in words[_WORDS:]]
@@ -50,7 +52,7 @@ def key_command(usage: str, summary: str, events: str, body: Body, refusals: str
                     refused.word = refused.word or _WORDS + 1 + at
             raise
 
-    return Command((words[0], words[1]), usage, summary, events, run, refusals)
+    return Command((words[0], words[1]), usage, summary, events, run, refusals, dict.fromkeys(flags, ""))
 
 
 def _count_refusal(usage: str, names: list[str], least: int, arguments: Arguments) -> Refused:
@@ -202,6 +204,7 @@ COMMANDS: tuple[Command, ...] = (
             NO_KEY,
             QUOTA,
         ),
+        ("-f",),
     ),
     key_command(
         "key clear KEYRING",
