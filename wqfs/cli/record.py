@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TextIO
 
 from wqfs.cli.finding import EXIT_OK, CommandFailed, find_mount, parser
-from wqfs.cli.watching import Event, OwnWatch
+from wqfs.cli.watching import Event, EventLines, OwnWatch
 from wqfs.event import record_of
 from wqfs.sim import scenario_toml
 from wqfs.sim.scenario import Scenario, Step
@@ -83,34 +83,12 @@ def _output(file: str | None) -> Iterator[TextIO]:
         raise CommandFailed(f"cannot write {file}: {error.strerror}.") from None
 
 
-class _Events:
-    """An open `events`: whole lines as they come."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._rest = b""
-
-    def fileno(self) -> int:
-        return self._fd
-
-    def events(self) -> list[Event] | None:
-        """What has come; None at the end."""
-        try:
-            data = os.read(self._fd, 1 << 20)
-        except BlockingIOError:
-            return []
-        if not data:
-            return None
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        return [json.loads(line) for line in lines]
-
-
 @contextmanager
-def _source(mount: Path, name: str | None, objects: Sequence[str], rules: Sequence[str]) -> Iterator[_Events]:
+def _source(mount: Path, name: str | None, objects: Sequence[str], rules: Sequence[str]) -> Iterator[EventLines]:
     if name is None:
         own = OwnWatch(mount, "record", objects, rules, None)
         try:
-            yield _Events(own.fileno())
+            yield EventLines(own.fileno())
         finally:
             own.close()
         return
@@ -119,7 +97,7 @@ def _source(mount: Path, name: str | None, objects: Sequence[str], rules: Sequen
     except OSError as error:
         raise CommandFailed(f"cannot read the watch {name!r}: {error.strerror}: see {mount / 'watches'}.") from None
     try:
-        yield _Events(fd)
+        yield EventLines(fd)
     finally:
         os.close(fd)
 
@@ -140,7 +118,7 @@ class _Recorder:
         self._output.write(text)
         self._output.flush()
 
-    def run(self, source: _Events, count: int | None, timeout: float | None) -> None:
+    def run(self, source: EventLines, count: int | None, timeout: float | None) -> None:
         """Write until COUNT events were written, the time is over, or the watch has ended."""
         deadline = None if timeout is None else time.monotonic() + timeout
         poll = select.poll()

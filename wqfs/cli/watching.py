@@ -15,6 +15,28 @@ Event = dict[str, Any]
 _READ = 1 << 20
 
 
+class EventLines:
+    """An open `events`, O_NONBLOCK: whole lines as they come."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._rest = b""
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def events(self) -> list[Event] | None:
+        """What one read gives, empty while there is nothing; None at the end."""
+        try:
+            data = os.read(self._fd, _READ)
+        except BlockingIOError:
+            return []
+        if not data:
+            return None
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+
 class OwnWatch:
     """A watch under a name that nobody else has, with an open `events`; `close` removes it."""
 
@@ -38,7 +60,7 @@ class OwnWatch:
         except BaseException:
             self.close()
             raise
-        self._rest = b""
+        self._lines = EventLines(self._fd)
 
     def _write(self, file: str, lines: Sequence[str]) -> None:
         for line in ["\n".join(lines)] if file == "filter" else lines:
@@ -52,17 +74,10 @@ class OwnWatch:
 
     def events(self) -> list[Event]:
         """What has come since the last call; empty if nothing has. Lost ones are an event `lost`."""
-        text = self._rest
-        while True:
-            try:
-                data = os.read(self._fd, _READ)
-            except BlockingIOError:
-                break
-            if not data:
-                break
-            text += data
-        *lines, self._rest = text.split(b"\n")
-        return [json.loads(line) for line in lines]
+        found: list[Event] = []
+        while more := self._lines.events():
+            found += more
+        return found
 
     def status(self) -> dict[str, int]:
         """The numbers of `status`."""

@@ -70,3 +70,25 @@ def _with_value(
             raise Refused(errno.EINVAL, f"expected an option, not -{letter}", word)
         options.append((flag, "", word))
     return "", "", False
+
+
+class Count:
+    """How many arguments a usage such as `key unlink KEY [KEYRING]` takes after its first `words` words."""
+
+    def __init__(self, usage: str, words: int) -> None:
+        self._usage = usage
+        self._words = words
+        given = usage.split()[words:]
+        self._names = [name.strip("[]") if name.startswith("[") else name for name in given]
+        self._least = sum(not name.startswith("[") for name in given)
+
+    def check(self, arguments: Sequence[str]) -> None:
+        """Raises EINVAL, with the word, for one too few or too many."""
+        count, most = len(arguments), len(self._names)
+        if count < self._least:
+            what = f"expected {self._names[count]} as argument {count + 1}"
+        elif count > most:
+            what = f"expected no more than {most} arguments, found {arguments[most]!r}"
+        else:
+            return
+        raise Refused(errno.EINVAL, f"{what}: {self._usage}", self._words + 1 + min(count, most))

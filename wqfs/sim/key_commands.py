@@ -10,6 +10,7 @@ import errno
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from wqfs.sim.arguments import Count
 from wqfs.sim.command import Actor, Command
 from wqfs.sim.errors import Refused
 from wqfs.sim.key_store import KeyRefused
@@ -37,12 +38,10 @@ def key_command(
 ) -> Command:
     """A command whose arguments are counted by its usage: `KEY [KEYRING]` takes one or two."""
     words = usage.split()
-    names = [word.strip("[]") for word in words[_WORDS:]]
-    least = sum(not word.startswith("[") for word in words[_WORDS:])
+    count = Count(usage, _WORDS)
 
     def run(system: System, actor: Actor, arguments: Arguments, now_ns: int) -> None:
-        if not least <= len(arguments) <= len(names):
-            raise _count_refusal(usage, names, least, arguments)
+        count.check(arguments)
         try:
             body(system, actor, arguments, now_ns)
         except KeyRefused as refused:
@@ -53,18 +52,6 @@ def key_command(
             raise
 
     return Command((words[0], words[1]), usage, summary, events, run, refusals, dict.fromkeys(flags, ""))
-
-
-def _count_refusal(usage: str, names: list[str], least: int, arguments: Arguments) -> Refused:
-    if len(arguments) < least:
-        at = len(arguments)
-        return Refused(errno.EINVAL, f"expected {names[at]} as argument {at + 1}: {usage}", _WORDS + 1 + at)
-    at = len(names)
-    return Refused(
-        errno.EINVAL,
-        f"expected no more than {at} arguments, found {arguments[at]!r}: {usage}",
-        _WORDS + 1 + at,
-    )
 
 
 def number(arguments: Arguments, at: int, name: str, limit: int) -> int:

@@ -6,6 +6,7 @@ import errno
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from wqfs.sim.arguments import Count
 from wqfs.sim.command import Actor, Command
 from wqfs.sim.errors import Refused
 
@@ -22,18 +23,10 @@ _NOT_YOURS = "ESRCH: there is none of that name; EPERM: it is another user's"
 
 def _command(usage: str, summary: str, events: str, body: Body, errors: str) -> Command:
     words = usage.split()
-    names = words[_WORDS:]
-    least = sum(not name.startswith("[") for name in names)
+    count = Count(usage, _WORDS)
 
     def run(system: System, actor: Actor, arguments: Arguments, now_ns: int) -> None:
-        if len(arguments) < least:
-            at = len(arguments)
-            raise Refused(errno.EINVAL, f"expected {names[at]} as argument {at + 1}: {usage}", _WORDS + 1 + at)
-        if len(arguments) > len(names):
-            at = len(names)
-            raise Refused(
-                errno.EINVAL, f"expected no more than {at} arguments, found {arguments[at]!r}", _WORDS + 1 + at
-            )
+        count.check(arguments)
         try:
             body(system, actor, arguments, now_ns)
         except Refused as refused:
