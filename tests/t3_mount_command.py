@@ -19,8 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools import LIMIT, MOUNT_COMMAND, ROOT, Mount, is_mounted, wait_until
+from tests.tools import LIMIT, MOUNT_COMMAND, ROOT, Mount, is_mounted, opened, wait_until
 from wqfs import __version__
+from wqfs.fs import mounting
 
 EXIT_USAGE, EXIT_SYSTEM, EXIT_MOUNT = 1, 2, 32
 IDLE_S = 2.0
@@ -730,3 +731,12 @@ def test_python_without_pyfuse3_says_what_to_do(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "make setup" in done.stderr and len(done.stderr.splitlines()) == 1
     assert not is_mounted(tmp_path)
+
+
+def test_unmount_of_what_somebody_else_unmounted_meanwhile(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mount: Mount
+) -> None:
+    assert mounting.unmount(str(tmp_path), lazy=True)
+    with opened(mount.path / "metrics"):
+        assert not mounting.unmount(str(mount.path), lazy=False)
+    assert caplog.text == ""

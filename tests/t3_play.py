@@ -215,8 +215,8 @@ def test_fast_does_not_wait_but_puts_the_clock_forward(mount: Mount) -> None:
         (["play", "--speed", "0", "storm"], "expected a speed"),
         (["play", "--random", "1", "storm"], "expected FILE"),
         (["record", "w", "--object", "devices"], "for a watch of its own"),
-        (["record", "-n", "0"], "expected a COUNT"),
-        (["settle", "--timeout", "-1"], "expected 0..1000000"),
+        (["record", "-n", "0"], "expected a count of 1 or more"),
+        (["settle", "--timeout", "-1"], "expected seconds"),
     ],
 )
 def test_wrong_use_is_a_sentence_and_1(words: Sequence[str], said: str) -> None:

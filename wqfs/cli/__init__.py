@@ -10,8 +10,11 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
+
+from wqfs.cli.command import EXIT_INTERRUPTED, EXIT_OK, CommandFailed
 
 COMMANDS = {
     "play": "run a scenario: commands at their times, and what must come of them",
@@ -65,15 +68,20 @@ def _misspelt(word: str) -> str:
 
 
 def _guarded(command: str, arguments: Sequence[str]) -> int:
-    """Run a command; no traceback for what any command meets: Ctrl-C, and a reader that went away."""
+    """Run a command; no traceback for what any command meets: a failure that it has a sentence for,
+    Ctrl-C, SIGTERM, and a reader that went away."""
     module = importlib.import_module(f"wqfs.cli.{command}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that watches and mounts are taken away
     try:
         code = int(module.main(arguments))
         sys.stdout.flush()
+    except CommandFailed as failed:
+        print(f"wqfs {command}: {failed}", file=sys.stderr)
+        return failed.code
     except KeyboardInterrupt:
-        return 130
+        return EXIT_INTERRUPTED
     except BrokenPipeError:
         # Nothing may be flushed into the broken pipe at the end either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        os.dup2(os.open(os.devnull, os.O_RDWR), sys.stdout.fileno())
+        return EXIT_OK
     return code

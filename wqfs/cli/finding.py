@@ -2,48 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
-import sys
 from pathlib import Path
 
-EXIT_OK = 0
-EXIT_ERROR = 1
-
-
-class CommandFailed(Exception):
-    """A sentence for the user, with the next step; the command ends with `code`."""
-
-    def __init__(self, sentence: str, code: int = EXIT_ERROR) -> None:
-        super().__init__(sentence)
-        self.code = code
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse with 1 for usage, as the mount command has it."""
-
-    def error(self, message: str) -> None:  # type: ignore[override]  # ends the program too
-        self.print_usage(sys.stderr)
-        self.exit(EXIT_ERROR, f"{self.prog}: {message}. See `{self.prog} --help`.\n")
-
-
-def parser(command: str, description: str, epilog: str) -> Parser:
-    """A parser with what all commands on a mount take."""
-    made = Parser(
-        prog=f"wqfs {command}",
-        description=description,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    made.add_argument(
-        "--mount",
-        metavar="DIR",
-        default=os.environ.get("WQFS_MOUNT"),
-        help="the mount; by default that of WQFS_MOUNT, else the only one there is",
-    )
-    return made
+from wqfs.cli.command import CommandFailed
 
 
 def find_mount(named: str | None) -> Path:

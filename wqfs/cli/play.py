@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import subprocess
 import sys
 import tempfile
@@ -13,20 +12,19 @@ from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
-from wqfs.cli.finding import EXIT_OK, CommandFailed, find_mount, parser
+from wqfs.cli.command import EXIT_LOST, EXIT_OK, EXIT_TIMED_OUT, CommandFailed, Parser, count, parser
+from wqfs.cli.finding import find_mount
 from wqfs.cli.player import Failure, Outcome, Player
 from wqfs.sim import scenario_toml
 from wqfs.sim.random_scenario import random_scenario
 from wqfs.sim.scenario import Occurrence, Scenario
 
-EXIT_FAILED = 2
-EXIT_LOST = 3
 _REDRAW_S = 0.1
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
-    options = _parser()
+    options = make_parser()
     given = options.parse_args(arguments)
     if given.list:
         for name, scenario in shipped():
@@ -34,20 +32,16 @@ def main(arguments: Sequence[str]) -> int:
         return EXIT_OK
     if (given.file is None) == (given.random is None):
         options.error("expected FILE, the NAME of a shipped scenario, - for standard input, or --random SEED")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that watches and mounts are taken away
-    try:
-        scenario = _scenario(given)
-        if given.print:
-            print(scenario_toml.format(scenario), end="")
-            return EXIT_OK
-        with _mount(given) as mount:
-            return _play(mount, scenario, given)
-    except CommandFailed as failed:
-        print(f"wqfs play: {failed}", file=sys.stderr)
-        return failed.code
+    scenario = _scenario(given)
+    if given.print:
+        print(scenario_toml.format(scenario), end="")
+        return EXIT_OK
+    with _mount(given) as mount:
+        return _play(mount, scenario, given)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
+    """The command's parser."""
     options = parser(
         "play",
         "Run a scenario: a TOML file of commands at their times, with what must come of them.\n"
@@ -66,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     options.add_argument("--private", action="store_true", help="on a mount of its own, gone afterwards")
     options.add_argument("--random", metavar="SEED", type=int, help="a random scenario: the same seed, the same bytes")
     options.add_argument(
-        "--count", metavar="N", type=int, default=1000, help="steps of a random scenario (default 1000)"
+        "--count", metavar="N", type=count, default=1000, help="steps of a random scenario (default 1000)"
     )
     options.add_argument("--rate", metavar="N", type=float, default=100.0, help="of these in a second (default 100)")
     options.add_argument("--print", action="store_true", help="print the scenario instead of running it")
@@ -165,7 +159,7 @@ def _play(mount: Path, scenario: Scenario, given: argparse.Namespace) -> int:
         )
     if not outcome.failures:
         return EXIT_OK
-    return EXIT_LOST if all(failure.lost for failure in outcome.failures) else EXIT_FAILED
+    return EXIT_LOST if all(failure.lost for failure in outcome.failures) else EXIT_TIMED_OUT
 
 
 def _say(failure: Failure) -> None:

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from wqfs.cli.finding import CommandFailed
+from wqfs.cli.command import CommandFailed
 from wqfs.cli.watching import Event, OwnWatch, refusal, wait_readable
 from wqfs.sim.expectation import Expectation
 from wqfs.sim.scenario import Occurrence, Scenario, schedule

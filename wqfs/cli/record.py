@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import select
-import signal
 import socket
 import sys
 import time
@@ -14,20 +13,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from wqfs.cli.finding import EXIT_OK, CommandFailed, find_mount, parser
+from wqfs.cli.command import EXIT_LOST, EXIT_OK, EXIT_TIMED_OUT, CommandFailed, Parser, count, parser, seconds
+from wqfs.cli.finding import find_mount
 from wqfs.cli.watching import Event, EventLines, OwnWatch
 from wqfs.event import record_of
 from wqfs.sim import scenario_toml
 from wqfs.sim.scenario import Scenario, Step
 
-EXIT_TIMED_OUT = 2
-EXIT_LOST = 3
 _LOOK_AGAIN_S = 0.5
 """How often it is looked whether whoever reads the recording is still there."""
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; returns the exit code."""
+def make_parser() -> Parser:
+    """The command's parser."""
     options = parser(
         "record",
         "Write what happens on a watch as a scenario: each event with its time, its exact bytes, and in words.\n"
@@ -44,15 +42,18 @@ def main(arguments: Sequence[str]) -> int:
         help="what its own watch watches, as in `objects`; by default everything",
     )
     options.add_argument("--filter", metavar="RULE", action="append", default=[], help="its filter, as in `filter`")
-    options.add_argument("--count", "-n", metavar="COUNT", type=int, help="end after so many events")
-    options.add_argument("--timeout", "-t", metavar="SECONDS", type=float, help="end after so long")
+    options.add_argument("--count", "-n", metavar="COUNT", type=count, help="end after so many events")
+    options.add_argument("--timeout", "-t", metavar="SECONDS", type=seconds, help="end after so long")
     options.add_argument("--output", "-o", metavar="FILE", help="write to FILE, not to standard output")
+    return options
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit code."""
+    options = make_parser()
     given = options.parse_args(arguments)
     if given.watch and (given.object or given.filter):
         options.error("--object and --filter are for a watch of its own, not for WATCH")
-    if (given.count is not None and given.count < 1) or (given.timeout is not None and not 0 < given.timeout <= 1e9):
-        options.error("expected a COUNT of 1 or more, and SECONDS of more than 0")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     recorder = None
     try:
         mount = find_mount(given.mount)
@@ -61,9 +62,6 @@ def main(arguments: Sequence[str]) -> int:
             recorder.run(source, given.count, given.timeout)
     except KeyboardInterrupt:
         pass
-    except CommandFailed as failed:
-        print(f"wqfs record: {failed}", file=sys.stderr)
-        return failed.code
     if recorder is not None and recorder.lost:
         return EXIT_LOST
     return EXIT_TIMED_OUT if given.timeout is not None and (recorder is None or not recorder.count) else EXIT_OK

@@ -11,17 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wqfs.abi.ioctls import WQFS_IOC_SETTLE, WQFS_SETTLE_READERS
-from wqfs.cli.finding import EXIT_OK, CommandFailed, find_mount, parser
-
-EXIT_TIMED_OUT = 2
+from wqfs.cli.command import EXIT_OK, EXIT_TIMED_OUT, CommandFailed, Parser, parser, seconds
+from wqfs.cli.finding import find_mount
 
 
 class _TimedOut(Exception):
     pass
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; returns the exit code."""
+def make_parser() -> Parser:
+    """The command's parser."""
     options = parser(
         "settle",
         "Wait until all that was queued has been read, on the queue of each WATCH, by default of all that\n"
@@ -29,15 +28,14 @@ def main(arguments: Sequence[str]) -> int:
         "exit codes: 0 settled; 1 error or usage; 2 timed out; 130 Ctrl-C",
     )
     options.add_argument("watch", metavar="WATCH", nargs="*", help="the name of a watch, with readers or not yet")
-    options.add_argument("--timeout", "-t", metavar="SECONDS", type=float, help="wait no longer than this")
-    given = options.parse_args(arguments)
-    if given.timeout is not None and not 0 <= given.timeout <= 1e6:
-        options.error(f"argument --timeout: expected 0..1000000 seconds, not {given.timeout}")
-    try:
-        return _settle(find_mount(given.mount) / "watches", given.watch, given.timeout)
-    except CommandFailed as failed:
-        print(f"wqfs settle: {failed}", file=sys.stderr)
-        return failed.code
+    options.add_argument("--timeout", "-t", metavar="SECONDS", type=seconds, help="wait no longer than this")
+    return options
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit code."""
+    given = make_parser().parse_args(arguments)
+    return _settle(find_mount(given.mount) / "watches", given.watch, given.timeout)
 
 
 def _settle(watches: Path, named: Sequence[str], timeout: float | None) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from wqfs.cli.finding import CommandFailed
+from wqfs.cli.command import CommandFailed
 
 Event = dict[str, Any]
 _READ = 1 << 20

@@ -179,7 +179,8 @@ def _explained(complaint: str, mountpoint: str) -> MountFailed:
 
 
 def unmount(mountpoint: str, lazy: bool) -> bool:
-    """Unmount; lazy: even while it is in use. Returns whether it succeeded; logs why not, if lazy."""
+    """Unmount; lazy: even while it is in use. Returns whether no wqfs is mounted there any more, for
+    somebody else may have unmounted it meanwhile; logs why one still is, if lazy."""
     done = subprocess.run(
         [_fusermount(), "-u", *(["-z"] if lazy else []), "--", mountpoint],
         stdin=subprocess.DEVNULL,
@@ -188,6 +189,11 @@ def unmount(mountpoint: str, lazy: bool) -> bool:
         timeout=_FUSERMOUNT_LIMIT,
         check=False,
     )
-    if done.returncode and lazy:
+    if done.returncode == 0:
+        return True
+    there = mounted_at(mountpoint)
+    if there is None or there.type != "fuse.wqfs":
+        return True
+    if lazy:
         log.error("%s: cannot be unmounted: %s", mountpoint, done.stderr.decode("utf-8", "replace").strip())
-    return done.returncode == 0
+    return False
