@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,3 +40,24 @@ def test_key_requests_are_answered_as_recorded(reference_kernel: str, tmp_path: 
     )
     assert answers.exists(), done.stdout + done.stderr
     assert json.loads(answers.read_text()) == json.loads(RECORDED.read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_client_is_the_same_on_the_kernels_own_pipe(reference_kernel: str, tmp_path: Path) -> None:
+    # The tests of a mount need /dev/fuse, which this kernel was built without.
+    script = tmp_path / "script"
+    script.write_text(
+        f"echo GUEST-START\ncd {TESTS.parent}\nexport HOME=/tmp\n"
+        f"{sys.executable} -m pytest -q --color=no -p no:cacheprovider tests/t3_client.py -k 'kernel or native'\n"
+        "echo GUEST-END\n"
+    )
+    done = subprocess.run(
+        [TESTS / "kernel" / "run_vm.sh", script],
+        env={**os.environ, "ORACLE_DIR": reference_kernel},
+        capture_output=True,
+        text=True,
+        timeout=350,
+        check=False,
+    )
+    assert re.search(r"2\d passed, \d+ deselected", done.stdout, re.MULTILINE), done.stdout + done.stderr

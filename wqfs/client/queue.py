@@ -221,7 +221,8 @@ class Queue:
     def _ioctl(self, command: int, argument: bytes) -> None:
         if self._native:
             raise OSError(errno.EOPNOTSUPP, "a kernel's notification pipe watches keys alone")
-        fcntl.ioctl(self._open_fd(), command, argument)
+        # A bytearray: fcntl copies immutable bytes to a buffer of 1024.
+        fcntl.ioctl(self._open_fd(), command, bytearray(argument), True)
 
     def queued_bytes(self) -> int:
         """Bytes of records that wait in the queue, a loss mark not counted, nor what was read already."""
