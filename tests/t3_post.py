@@ -579,7 +579,7 @@ def test_objects_line_with_a_minus_removes_and_posts_removal(watch: Path, sight:
 @pytest.mark.parametrize(
     ("line", "number", "word", "said"),
     [
-        ("bogus /", errno.EINVAL, 1, "expected mount, sb, key or devices, not 'bogus'"),
+        ("bogus /", errno.EINVAL, 1, "expected mount, sb, key, devices or everything, not 'bogus'"),
         ("mount", errno.EINVAL, 2, "expected one word after mount"),
         ("mount / / /", errno.EINVAL, 3, "expected one word after mount"),
         ("mount / id=256", errno.EINVAL, 3, "expected a watch ID of 0..255, not '256'"),
@@ -641,7 +641,7 @@ def test_objects_of_a_mount_that_goes_are_gone(shared: Mount, watch: Path, sight
 
 
 def test_watch_without_objects_sees_everything_with_id_0(shared: Mount, watch: Path, sight: Sight) -> None:
-    assert (watch / "objects").read_text() == ""
+    assert (watch / "objects").read_text() == "everything id=0\n"
     shared.post(
         "mount none /implicit -t tmpfs", "sb error /implicit EIO", "key add user implicit x @s",
         "device error /dev/sda io",
@@ -882,3 +882,28 @@ def test_strict_watch_after_its_last_object_sees_nothing(strict_mount: Mount) ->
     (watch / "objects").write_text("sb / id=4\n-sb /\n")
     strict_mount.post("sb error / EIO")
     assert read_queue(watch) == r.removal(1, 4)
+
+
+def test_objects_everything_is_what_a_watch_of_no_object_has(shared: Mount, watch: Path) -> None:
+    assert (watch / "objects").read_text() == "everything id=0\n"
+    (watch / "objects").write_text("-everything\n")
+    assert (watch / "objects").read_text() == ""
+    shared.post("mount a /mnt/unseen -t tmpfs")
+    (watch / "objects").write_text("everything\n")
+    shared.post("umount /mnt/unseen")
+    assert shared.status(watch)["posted"] == 1
+    (watch / "objects").write_text("mount / id=2\n")
+    assert (watch / "objects").read_text() == "mount / id=2\n"
+    for line, number in (("everything", errno.EBUSY), ("everything id=3", errno.EINVAL), ("-everything", errno.EBUSY)):
+        assert refused(write_once, watch / "objects", line.encode() + b"\n") == number
+    (watch / "objects").write_text("-mount /\n")
+    assert refused(write_once, watch / "objects", b"-everything\n") == errno.EBADSLT
+
+
+def test_objects_everything_on_a_strict_mount(strict_mount: Mount) -> None:
+    folder = strict_mount.watch()
+    assert (folder / "objects").read_text() == ""
+    (folder / "depth").write_text("32\n")
+    (folder / "objects").write_text("everything\n")
+    strict_mount.post("mount a /mnt/seen -t tmpfs")
+    assert strict_mount.status(folder)["posted"] == 1

@@ -200,9 +200,7 @@ class Watches:
             self.by_name[name] = watch
             watch.sinks = (Log(self.limits.log_events),)
         if not self.strict:
-            watch.everything = True
-            trusted = self._trusted is None or uid in self._trusted
-            (self._everything if trusted else self._everything_else)[watch.number] = watch
+            self.watch_everything(watch, True)
         return watch
 
     def remove_name(self, name: str) -> Watch:
@@ -241,6 +239,15 @@ class Watches:
         if watch.everything:
             self._stop_everything(watch)
         return entry
+
+    def watch_everything(self, watch: Watch, on: bool) -> None:
+        """Whether a watch without objects sees all, as its user may."""
+        if not on:
+            self._stop_everything(watch)
+            return
+        watch.everything = True
+        trusted = self._trusted is None or watch.uid in self._trusted
+        (self._everything if trusted else self._everything_else)[watch.number] = watch
 
     def _stop_everything(self, watch: Watch) -> None:
         watch.everything = False

@@ -4,9 +4,11 @@
     sb PATH id=N         the superblock there; its source or id will do
     key KEY id=N         a key, as keyctl(1) names them; needs View permission
     devices id=N         all block devices
+    everything           all there is, with ID 0: what a watch that never named an object watches anyway,
+                         unless the mount is strict; alone, and ended by the first object
     -mount PATH          no longer; so with the others
 
-Words as in the command  Without `id=` the watch ID is 0. A line to remove may have it: then
+Words as in the command language. Without `id=` the watch ID is 0. A line to remove may have it: then
 it must be the right one.
 """
 
@@ -22,6 +24,8 @@ from wqfs.sim.errors import Refused
 from wqfs.sim.language import quote, split
 from wqfs.sim.system import System
 from wqfs.watch import Entry, Watch, WatchRefused
+
+EVERYTHING = "everything"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,9 @@ def apply(system: System, watch: Watch, line: str, actor: Actor, now_ns: int) ->
     parsed = parse(line)
     if parsed is None:
         return
+    if parsed.words == (EVERYTHING,):
+        _everything(system, watch, parsed)
+        return
     try:
         if parsed.add:
             target, place, label = system.resolve(parsed.words, actor, now_ns)
@@ -69,6 +76,16 @@ def apply(system: System, watch: Watch, line: str, actor: Actor, now_ns: int) ->
             system.watches.remove(watch, entry.target, now_ns, label=entry.label, place=entry.place)
     except WatchRefused as refused:
         raise Refused(refused.errno or errno.EINVAL, str(refused.strerror), 2) from None
+
+
+def _everything(system: System, watch: Watch, line: ObjectLine) -> None:
+    if line.id:
+        raise Refused(errno.EINVAL, f"expected `{EVERYTHING}` under id=0, not id={line.id}", 2)
+    if watch.entries:
+        raise Refused(errno.EBUSY, f"the queue watches objects already; expected `{EVERYTHING}` alone", 1)
+    if not line.add and not watch.everything:
+        raise Refused(errno.EBADSLT, f"{EVERYTHING} is not watched by this queue", 1)
+    system.watches.watch_everything(watch, line.add)
 
 
 def _entry(system: System, watch: Watch, line: ObjectLine, actor: Actor, now_ns: int) -> Entry:
@@ -103,4 +120,6 @@ def _labelled(watch: Watch, label: str) -> Entry | None:
 
 def text(watch: Watch) -> str:
     """The file as it is read: a line for each object, in the order in which they were added."""
+    if watch.everything:
+        return f"{EVERYTHING} id=0\n"
     return "".join([f"{entry.label} id={entry.id}\n" for entry in watch.entries])

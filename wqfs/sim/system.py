@@ -96,7 +96,7 @@ class System:
         """
         kind = words[0] if words else ""
         if kind not in ("mount", "sb", "key", "devices"):
-            raise Refused(errno.EINVAL, f"expected mount, sb, key or devices, not {kind!r}", 1)
+            raise Refused(errno.EINVAL, f"expected mount, sb, key, devices or everything, not {kind!r}", 1)
         if kind == "devices":
             if len(words) > 1:
                 raise Refused(errno.EINVAL, f"expected nothing after devices, not {words[1]!r}", 2)
