@@ -17,6 +17,10 @@ from collections.abc import Sequence
 from wqfs.cli.command import EXIT_INTERRUPTED, EXIT_OK, CommandFailed
 
 COMMANDS = {
+    "tail": "show events as they happen",
+    "wait": "wait for a condition: mounted, readonly, a key's change ...",
+    "post": "make things happen: commands as arguments or from standard input",
+    "watch": "make, list, change and remove watches",
     "play": "run a scenario: commands at their times, and what must come of them",
     "record": "write what happens on a watch as a scenario",
     "settle": "wait until the readers of queues have drained them",

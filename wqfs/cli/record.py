@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import select
 import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TextIO
 
 from wqfs.cli.command import EXIT_LOST, EXIT_OK, EXIT_TIMED_OUT, CommandFailed, Parser, count, parser, seconds
-from wqfs.cli.finding import find_mount
-from wqfs.cli.watching import Event, EventLines, OwnWatch
+from wqfs.cli.sources import Source, watch_source
+from wqfs.cli.watching import Event
 from wqfs.event import record_of
 from wqfs.sim import scenario_toml
 from wqfs.sim.scenario import Scenario, Step
@@ -55,9 +53,12 @@ def main(arguments: Sequence[str]) -> int:
     if given.watch and (given.object or given.filter):
         options.error("--object and --filter are for a watch of its own, not for WATCH")
     recorder = None
+    rules = "\n".join(given.filter)
     try:
-        mount = find_mount(given.mount)
-        with _output(given.output) as output, _source(mount, given.watch, given.object, given.filter) as source:
+        with (
+            _output(given.output) as output,
+            watch_source(given.mount, given.watch, given.object, rules, None, None, "record") as source,
+        ):
             recorder = _Recorder(output, f"watch {given.watch}" if given.watch else "everything")
             recorder.run(source, given.count, given.timeout)
     except KeyboardInterrupt:
@@ -81,25 +82,6 @@ def _output(file: str | None) -> Iterator[TextIO]:
         raise CommandFailed(f"cannot write {file}: {error.strerror}.") from None
 
 
-@contextmanager
-def _source(mount: Path, name: str | None, objects: Sequence[str], rules: Sequence[str]) -> Iterator[EventLines]:
-    if name is None:
-        own = OwnWatch(mount, "record", objects, rules, None)
-        try:
-            yield EventLines(own.fileno())
-        finally:
-            own.close()
-        return
-    try:
-        fd = os.open(mount / "watches" / name / "events", os.O_RDONLY | os.O_NONBLOCK)
-    except OSError as error:
-        raise CommandFailed(f"cannot read the watch {name!r}: {error.strerror}: see {mount / 'watches'}.") from None
-    try:
-        yield EventLines(fd)
-    finally:
-        os.close(fd)
-
-
 class _Recorder:
     """count: events written; lost: how many are missing."""
 
@@ -116,7 +98,7 @@ class _Recorder:
         self._output.write(text)
         self._output.flush()
 
-    def run(self, source: EventLines, count: int | None, timeout: float | None) -> None:
+    def run(self, source: Source, count: int | None, timeout: float | None) -> None:
         """Write until COUNT events were written, the time is over, or the watch has ended."""
         deadline = None if timeout is None else time.monotonic() + timeout
         poll = select.poll()
