@@ -20,7 +20,7 @@ def make_parser() -> Parser:
     """The command's parser."""
     options = parser(
         "umount",
-        "Unmount. A dead mount (\"Transport endpoint is not connected\") is cleared even while it is in use.",
+        'Unmount. A dead mount ("Transport endpoint is not connected") is cleared even while it is in use.',
         "exit codes: 0 unmounted; 1 error, usage, or it is busy",
     )
     options.add_argument("dir", metavar="DIR", nargs="?", help="the mount, as --mount")
