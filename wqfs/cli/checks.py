@@ -126,8 +126,8 @@ def _surroundings() -> Finding:
         found.append("container (docker)")
     elif os.path.exists("/run/.containerenv"):
         found.append("container (podman)")
-    elif os.environ.get("container"):
-        found.append(f"container ({os.environ['container']})")
+    elif kind := os.environ.get("container"):  # noqa: SIM112  # systemd's, lower case
+        found.append(f"container ({kind})")
     if Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"]:
         found.append("user namespace: mounts are seen in it alone")
     return Finding("ok", ", ".join(found) or "no container, no user namespace")

@@ -32,10 +32,11 @@ def coloured(text: str, colour: str, on: bool) -> str:
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines in columns, the first to the left, the others to the right."""
     widths = [max(len(row[i]) for row in (heads, *rows)) for i in range(len(heads))]
-    return [
-        "  ".join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths)))
-        for row in (heads, *rows)
-    ]  # fmt: skip
+    made = []
+    for row in (heads, *rows):
+        cells = [cell.rjust(widths[i]) if i else cell.ljust(widths[i]) for i, cell in enumerate(row)]
+        made.append("  ".join(cells).rstrip())
+    return made
 
 
 def printable(name: str) -> str:

@@ -65,7 +65,7 @@ class _Top:
                 rows.append((name, [*("-" for _ in range(6))], dict.fromkeys(_KEYS, -1.0)))
                 continue
             past = old.watches.get(name)
-            rates = {key: _rate(numbers[key], past and past[key], span) for key in ("posted", "delivered")}
+            rates = {key: _rate(numbers[key], past[key] if past else None, span) for key in ("posted", "delivered")}
             cells = [
                 f"{numbers['queued']}/{numbers['depth']}",
                 *("-" if rate is None else f"{rate:.1f}" for rate in rates.values()),
