@@ -21,9 +21,13 @@ COMMANDS = {
     "wait": "wait for a condition: mounted, readonly, a key's change ...",
     "post": "make things happen: commands as arguments or from standard input",
     "watch": "make, list, change and remove watches",
+    "doctor": "check what mounting needs, and say what to do about what is missing",
     "play": "run a scenario: commands at their times, and what must come of them",
     "record": "write what happens on a watch as a scenario",
     "settle": "wait until the readers of queues have drained them",
+    "status": "what is mounted where, its watches and limits",
+    "top": "a live table of queues",
+    "umount": "unmount, also what is dead",
 }
 
 _HELP = """\

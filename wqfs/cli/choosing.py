@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 
 from wqfs.abi.filters import ALL_SUBTYPES, Filter, Rule
@@ -43,7 +44,11 @@ def events_filter(chosen: Sequence[str]) -> Filter | None:
         else:
             named = [(type_, _bits(type_, word)) for type_ in SUBTYPES if _bits(type_, word)]
             if not named:
-                raise _unknown(word, [*_TYPES, *_all_events()])
+                near = difflib.get_close_matches(word, event_words(), 1)
+                hint = f"; did you mean {near[0]}" if near else ""
+                raise CommandFailed(
+                    f"-e: expected a type ({', '.join(_TYPES)}) or an event such as new_mount, not {word!r}{hint}."
+                )
             for type_, bit in named:
                 bits[type_] = bits.get(type_, 0) | bit
     return Filter([Rule(type_, mask) for type_, mask in bits.items()]) if bits else None

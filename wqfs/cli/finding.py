@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 from wqfs.cli.command import CommandFailed
+from wqfs.cli.deadline import within
+from wqfs.fs.mounting import Mounted, mount_table
 
 
 def find_mount(named: str | None) -> Path:
@@ -25,16 +26,24 @@ def find_mount(named: str | None) -> Path:
     return there[0]
 
 
-_OCTAL = re.compile(rb"\\([0-7]{3})")
-
-
 def mounted() -> list[Path]:
     """Where wqfs is mounted, as /proc/self/mountinfo has it: nothing is asked of the mounts themselves."""
-    found: dict[bytes, None] = {}
-    with open("/proc/self/mountinfo", "rb") as table:
-        for line in table:
-            before, _, after = line.partition(b" - ")
-            if after.startswith(b"fuse.wqfs "):
-                place = before.split(b" ")[4]
-                found[_OCTAL.sub(lambda match: bytes([int(match[1], 8)]), place)] = None
-    return [Path(os.fsdecode(place)) for place in found]
+    return [Path(mount.mountpoint) for mount in wqfs_mounts()]
+
+
+def wqfs_mounts() -> list[Mounted]:
+    """The mounts of wqfs, of those on the same folder the topmost."""
+    return list({mount.mountpoint: mount for mount in mount_table() if mount.type == "fuse.wqfs"}.values())
+
+
+def named_mount(named: str) -> Mounted:
+    """The mount at a folder, not touched where that can be: it may be dead or stuck. Raises CommandFailed."""
+    by_place = {mount.mountpoint: mount for mount in wqfs_mounts()}
+    path = os.path.abspath(named)
+    if path in by_place:
+        return by_place[path]
+    # A symbolic link on the way. The folder that holds it is looked at, with a deadline.
+    real = within(1.0, lambda: os.path.realpath(path))
+    if isinstance(real, str) and real in by_place:
+        return by_place[real]
+    raise CommandFailed(f"{named} is no wqfs mount. `wqfs status` lists those that there are.")

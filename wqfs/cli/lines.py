@@ -42,7 +42,7 @@ def short(clock: Clock | None, *, color: bool) -> Callable[[Event], bytes]:
     def line(event: Event) -> bytes:
         kind = str(event["type"])
         code = _RED if is_gap(event) or event["event"] == "error" else _COLORS.get(kind, "0")
-        when = "" if clock is None else clock.text(event["time"]) + " "
+        when = "" if clock is None else clock.text(_moment(event)) + " "
         if color:
             when = f"\x1b[{_DIM}m{when}\x1b[0m" if when else ""
             what = f"\x1b[{code}m{kind:<5} {event['event']}\x1b[0m"
@@ -137,8 +137,13 @@ def fields(names: Sequence[str], clock: Clock) -> Callable[[Event], bytes]:
 def _texts(event: Event, clock: Clock) -> dict[str, str]:
     """All members as text, the time as the clock writes it, lists with commas."""
     texts = {name: ",".join(value) if isinstance(value, list) else str(value) for name, value in event.items()}
-    texts["time"] = clock.text(event["time"])
+    texts["time"] = clock.text(_moment(event))
     return texts
+
+
+def _moment(event: Event) -> float:
+    """When it happened; of a gap, which has no time, when it was read."""
+    return float(event.get("time", time.time()))
 
 
 def _encoded(text: str) -> bytes:

@@ -27,6 +27,10 @@ FUSE_DEVICE: Final = "/dev/fuse"
 _FUSERMOUNT_LIMIT: Final = 20  # seconds; it does nothing slow
 
 
+TIMEOUT_CHECK: Final = 15
+"""Seconds between the kernel's looks for requests that are too old (FUSE_TIMEOUT_TIMER_FREQ)."""
+
+
 class MountFailed(Exception):
     """Mounting failed. A sentence with the next step; exit_code as mount(8) has them:
     1 usage or permission, 2 system error, 32 mount failure."""
@@ -46,11 +50,16 @@ def _fusermount() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Mounted:
-    """A line of /proc/self/mountinfo, as far as it is of use: device is `major:minor`."""
+    """A line of /proc/self/mountinfo, as far as it is of use: device is `major:minor`; options are the
+    mount's own, super_options the filesystem's."""
 
     mountpoint: str
     device: str
     type: str
+    number: int
+    options: str
+    source: str
+    super_options: str
 
 
 def mount_table() -> list[Mounted]:
@@ -59,15 +68,45 @@ def mount_table() -> list[Mounted]:
     with open("/proc/self/mountinfo", "rb") as file:
         for raw in file:
             fields = raw.split(b" ")
-            mountpoint = re.sub(rb"\\([0-7]{3})", lambda match: bytes((int(match[1], 8),)), fields[4])
-            type_ = fields[fields.index(b"-") + 1].decode()
-            table.append(Mounted(os.fsdecode(mountpoint), fields[2].decode(), type_))
+            type_, source, super_options = fields[fields.index(b"-") + 1 :][:3]
+            table.append(
+                Mounted(
+                    mountpoint=_unescaped(fields[4]),
+                    device=fields[2].decode(),
+                    type=type_.decode(),
+                    number=int(fields[0]),
+                    options=fields[5].decode(),
+                    source=_unescaped(source),
+                    super_options=os.fsdecode(super_options.rstrip()),
+                )
+            )
     return table
+
+
+def _unescaped(field: bytes) -> str:
+    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda match: bytes((int(match[1], 8),)), field))
 
 
 def mounted_at(mountpoint: str) -> Mounted | None:
     """The topmost filesystem mounted exactly at `mountpoint` (an absolute path), or None."""
     return next((found for found in reversed(mount_table()) if found.mountpoint == mountpoint), None)
+
+
+def request_time_limit() -> int | None:
+    """Seconds after which the kernel ends a mount that left a request unanswered; None without.
+
+    Linux 6.15 and later, where an administrator set fs.fuse.max_request_timeout or
+    default_request_timeout; the values at the time of the mount count, and below 15 they mean 15.
+    """
+    limits = []
+    for name in ("max_request_timeout", "default_request_timeout"):
+        try:
+            with open(f"/proc/sys/fs/fuse/{name}", encoding="ascii") as file:
+                limits.append(int(file.read()))
+        except (OSError, ValueError):
+            continue
+    limit = min((value for value in limits if value), default=None)
+    return None if limit is None else max(limit, TIMEOUT_CHECK)
 
 
 def mount(mountpoint: str, options: Options) -> int:
@@ -181,19 +220,26 @@ def _explained(complaint: str, mountpoint: str) -> MountFailed:
 def unmount(mountpoint: str, lazy: bool) -> bool:
     """Unmount; lazy: even while it is in use. Returns whether no wqfs is mounted there any more, for
     somebody else may have unmounted it meanwhile; logs why one still is, if lazy."""
+    complaint = try_unmount(mountpoint, lazy)
+    if complaint and lazy:
+        log.error("%s: cannot be unmounted: %s", mountpoint, complaint)
+    return not complaint
+
+
+def try_unmount(mountpoint: str, lazy: bool) -> str:
+    """As `unmount`, but returns what fusermount3 said when a wqfs is still mounted there, else ""."""
     done = subprocess.run(
         [_fusermount(), "-u", *(["-z"] if lazy else []), "--", mountpoint],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         timeout=_FUSERMOUNT_LIMIT,
+        env={**os.environ, "LC_ALL": "C"},
         check=False,
     )
     if done.returncode == 0:
-        return True
+        return ""
     there = mounted_at(mountpoint)
     if there is None or there.type != "fuse.wqfs":
-        return True
-    if lazy:
-        log.error("%s: cannot be unmounted: %s", mountpoint, done.stderr.decode("utf-8", "replace").strip())
-    return False
+        return ""
+    return done.stderr.decode("utf-8", "replace").strip() or f"fusermount3 ended with {done.returncode}"

@@ -32,25 +32,6 @@ log = logging.getLogger(__name__)
 
 GRACE: Final = 1.0
 """Seconds that pollers have, after an order to stop, to see POLLHUP, and readers end of file."""
-TIMEOUT_CHECK: Final = 15
-"""Seconds between the kernel's looks for requests that are too old (FUSE_TIMEOUT_TIMER_FREQ)."""
-
-
-def request_time_limit() -> int | None:
-    """Seconds after which the kernel ends a mount that left a request unanswered; None without.
-
-    Linux 6.15 and later, where an administrator set fs.fuse.max_request_timeout or
-    default_request_timeout; the values at the time of the mount count, and below 15 they mean 15.
-    """
-    limits = []
-    for name in ("max_request_timeout", "default_request_timeout"):
-        try:
-            with open(f"/proc/sys/fs/fuse/{name}", encoding="ascii") as file:
-                limits.append(int(file.read()))
-        except (OSError, ValueError):
-            continue
-    limit = min((value for value in limits if value), default=None)
-    return None if limit is None else max(limit, TIMEOUT_CHECK)
 
 
 def serve(
@@ -72,7 +53,7 @@ def serve(
     filesystem = Filesystem(options, os.getuid(), os.getgid(), read_memory)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
-    limit = request_time_limit()
+    limit = mounting.request_time_limit()
     device = Device(
         fuse_fd,
         ours,

@@ -1,0 +1,152 @@
+"""`wqfs umount`, `status`, `top` and `doctor` on real mounts: dead, stuck and busy ones too."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.tools import LIMIT, ROOT, Mount, is_mounted, running, wait_until
+
+WQFS = (sys.executable, "-m", "wqfs.cli")
+
+
+def wqfs(*words: str | Path, before: tuple[str, ...] = (), **more: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **more}
+    command = [*before, *WQFS, *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, env=environment, cwd="/", check=False)
+
+
+def kill(mount: Mount) -> None:
+    mount.process.kill()
+    mount.process.wait(LIMIT)
+
+
+def test_umount_unmounts(mount: Mount) -> None:
+    assert wqfs("umount", mount.path).returncode == 0
+    assert not is_mounted(mount.path)
+
+
+def test_umount_of_a_busy_mount_names_the_process_and_the_file(mount: Mount) -> None:
+    with running("sleep", "60", stdin=os.open(mount.path / "errors", os.O_RDONLY)) as process:
+        said = wqfs("umount", mount.path)
+        assert said.returncode == 1
+        assert f"sleep (pid {process.pid}) has errors open" in said.stderr
+        assert is_mounted(mount.path)
+        assert wqfs("umount", "-l", mount.path).returncode == 0
+        assert not is_mounted(mount.path)
+
+
+def test_umount_clears_a_dead_mount_that_is_in_use(mount: Mount) -> None:
+    with running("sleep", "60", cwd=mount.path):
+        kill(mount)
+        assert wqfs("umount", mount.path).returncode == 0
+        assert not is_mounted(mount.path)
+
+
+def test_umount_of_a_folder_without_mount_is_refused(tmp_path: Path) -> None:
+    said = wqfs("umount", tmp_path)
+    assert (said.returncode, "is no wqfs mount" in said.stderr) == (1, True)
+
+
+def test_status_has_the_numbers_of_watches(mount: Mount) -> None:
+    mount.watch("a")
+    mount.post("sb error / EIO")
+    said = wqfs("status", "-j", mount.path)
+    assert said.returncode == 0
+    found = json.loads(said.stdout)
+    assert (found["state"], found["watches"]["a"]["posted"], found["watches"]["a"]["depth"]) == ("ok", 1, 256)
+    assert "\033" not in wqfs("status", mount.path).stdout
+
+
+def test_status_marks_a_dead_mount(mount: Mount) -> None:
+    kill(mount)
+    said = wqfs("status", mount.path)
+    assert (said.returncode, "dead" in said.stdout) == (1, True)
+
+
+def test_status_does_not_hang_on_a_stuck_mount(mount: Mount) -> None:
+    mount.process.send_signal(signal.SIGSTOP)
+    try:
+        begin = time.monotonic()
+        said = wqfs("status", "--json", mount.path)
+        assert time.monotonic() - begin < 10
+    finally:
+        mount.process.send_signal(signal.SIGCONT)
+    assert (said.returncode, json.loads(said.stdout)["state"]) == (1, "stuck")
+
+
+def test_top_once_is_plain_and_has_the_watch(mount: Mount) -> None:
+    mount.watch("a")
+    said = wqfs("top", "--once", "-d", "0", "--mount", mount.path)
+    assert said.returncode == 0
+    assert "\033" not in said.stdout
+    assert said.stdout.splitlines()[2].split()[:2] == ["a", "0/0"]
+
+
+@pytest.mark.parametrize(("key", "code"), [(b"q", 0), (b"\x03", 130)])
+def test_top_redraws_on_a_terminal_and_gives_it_back(mount: Mount, key: bytes, code: int) -> None:
+    mount.watch("first")
+    pid, terminal = pty.fork()
+    if not pid:
+        os.chdir("/")
+        os.environ.update(PYTHONPATH=str(ROOT), TERM="xterm")
+        os.execv(sys.executable, [*WQFS, "top", "-d", "0.1", "--mount", str(mount.path)])
+    seen = b""
+
+    def read_until(text: bytes) -> bool:
+        nonlocal seen
+        if select.select([terminal], [], [], 0.05)[0]:
+            try:
+                seen += os.read(terminal, 65536)
+            except OSError:  # EIO: it has ended
+                return True
+        return text in seen
+
+    try:
+        wait_until(lambda: read_until(b"first"), "the table")
+        mount.watch("second")
+        wait_until(lambda: read_until(b"second"), "the table drawn anew")
+        os.write(terminal, key)
+        wait_until(lambda: read_until(b"\033[?25h\033[?1049l"), "the terminal given back")
+        assert b"\033[?1049h\033[?25l" in seen
+        assert seen.endswith(b"\033[?25h\033[?1049l") or key == b"\x03"
+        ended: list[int] = []
+        wait_until(lambda: ended.extend(os.waitpid(pid, os.WNOHANG)) or ended[-2], "the end of top")
+        assert os.waitstatus_to_exitcode(ended[-1]) == code
+    finally:
+        os.close(terminal)
+
+
+def test_doctor_agrees_with_mounting(tmp_path: Path) -> None:
+    said = wqfs("doctor", "--no-trial")
+    target = tmp_path / "mnt"
+    target.mkdir()
+    mounted = wqfs("mount", target).returncode == 0
+    if mounted:
+        assert wqfs("umount", "-l", target).returncode == 0
+    assert (said.returncode == 0) == mounted
+    assert (wqfs("doctor").returncode == 0) == mounted
+
+
+def test_doctor_without_fusermount3_and_device_fails() -> None:
+    if os.getuid():
+        pytest.skip("needs root: /dev/fuse is to be hidden in a mount namespace")
+    hide = 'mount --bind /dev/null /dev/fuse && mount --bind /dev/null /usr/bin/fusermount3 && exec "$@"'
+    said = wqfs("doctor", "-j", "--no-trial", before=("unshare", "-m", "sh", "-c", hide, "sh"))
+    states = {found["what"]: found["state"] for found in map(json.loads, said.stdout.splitlines())}
+    assert (said.returncode, states["/dev/fuse"], states["fusermount3"]) == (1, "fail", "fail")
+
+
+def test_doctor_finds_a_dead_mount(mount: Mount) -> None:
+    kill(mount)
+    found = [json.loads(line) for line in wqfs("doctor", "-j", "--no-trial").stdout.splitlines()]
+    assert any(f["what"] == "leftovers" and str(mount.path) in f["finding"] for f in found)

@@ -1,0 +1,242 @@
+"""`wqfs wait`, `wqfs post` and `wqfs watch` on a mount."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.tools import LIMIT, Mount, mounted, wait_until
+
+WQFS = (sys.executable, "-m", "wqfs.cli")
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mount]:
+    """A strict mount: what these commands do must not need the defaults of the other kind."""
+    with mounted(tmp_path_factory.mktemp("strict"), "strict") as mount:
+        yield mount
+
+
+def wqfs(mount: Mount, *words: str, given: str = "") -> subprocess.CompletedProcess[str]:
+    """A command on the mount that WQFS_MOUNT names, to its end."""
+    return subprocess.run(
+        [*WQFS, *words],
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        env={**os.environ, "WQFS_MOUNT": str(mount.path)},
+        check=False,
+    )
+
+
+def watches(mount: Mount) -> list[str]:
+    return sorted(each.name for each in (mount.path / "watches").iterdir())
+
+
+@contextmanager
+def waiting(mount: Mount, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """A `wqfs wait` that has looked once and waits now."""
+    process = subprocess.Popen(
+        [*WQFS, "wait", "--mount", str(mount.path), *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    folder = mount.path / "watches" / f"wait-{process.pid}"
+    try:
+        wait_until(lambda: folder.exists() or process.poll() is not None, "its watch")
+        # It has polled its events: so it has looked at the state before.
+        wait_until(lambda: process.poll() is not None or _polls(process.pid), "its poll")
+        yield process
+    finally:
+        process.kill()
+        process.communicate(timeout=LIMIT)
+        if folder.exists():  # killed before it could
+            folder.rmdir()
+
+
+def _polls(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/wchan").read_text() in ("poll_schedule_timeout.constprop.0", "do_sys_poll") or (
+            Path(f"/proc/{pid}/syscall").read_text().split()[0] in ("7", "271", "73")
+        )
+    except (OSError, IndexError):
+        return False
+
+
+CASES = [
+    # condition, name, what stands before, what makes it true
+    ("mounted", "/w/a", [], ["mount a /w/a -t tmpfs"]),
+    ("mounted", "/w/b/../b/", [], ["mount b /w/x -t tmpfs", "mount --move /w/x /w/b"]),
+    ("unmounted", "/w/c", ["mount c /w/c -t tmpfs", "mount d /w/c -t tmpfs"], ["umount /w/c", "umount /w/c"]),
+    ("readonly", "/w/d", ["mount /dev/sdd1 /w/d -t ext4"], ["mount -o remount,bind,ro /w/d"]),
+    ("readonly", "/w/e", ["mount /dev/sde1 /w/e -t ext4"], ["sb readonly /w/e"]),
+    ("writable", "/w/f", ["mount /dev/sdf1 /w/f -t ext4 -o ro"], ["mount -o remount,rw /w/f"]),
+    ("error", "/w/g", ["mount /dev/sdg1 /w/g -t ext4"], ["sb error /w/g EIO"]),
+    ("error", "/dev/sdh1", ["mount /dev/sdh1 /w/h -t ext4"], ["device error /dev/sdh1 io"]),
+    ("key-present", "wait-i", [], ["key add user wait-i x @s"]),
+    ("key-changed", "%user:wait-j", ["key add user wait-j x @s"], ["key update wait-j y"]),
+    ("key-gone", "wait-k", ["key add user wait-k x @s"], ["key revoke wait-k"]),
+]
+
+
+@pytest.mark.parametrize(("condition", "name", "before", "then"), CASES, ids=[f"{c[0]} {c[1]}" for c in CASES])
+def test_wait_for_what_comes_true_later(
+    empty: Mount, condition: str, name: str, before: list[str], then: list[str]
+) -> None:
+    empty.post(*before)
+    assert wqfs(empty, "wait", condition, name, "-t", "0").returncode == 2
+    with waiting(empty, condition, name, "--timeout", "10", "--print") as process:
+        assert process.poll() is None
+        empty.post(*then)
+        out, error = process.communicate(timeout=LIMIT)
+    assert (process.returncode, error) == (0, "")
+    assert isinstance(json.loads(out), dict)
+    assert watches(empty) == []
+    if condition != "key-changed":  # which means: from now on
+        assert wqfs(empty, "wait", condition, name, "-t", "0").returncode == 0
+
+
+def test_wait_counts_what_was_true_for_a_moment(empty: Mount) -> None:
+    empty.post("mount m /w/moment -t tmpfs")
+    with waiting(empty, "unmounted", "/w/moment") as process:
+        empty.post("umount /w/moment", "mount m /w/moment -t tmpfs")
+        assert process.wait(LIMIT) == 0
+    with waiting(empty, "mounted", "/w/other") as process:
+        empty.post("mount m /w/other -t tmpfs", "umount /w/other")
+        assert process.wait(LIMIT) == 0
+
+
+def test_wait_for_a_change_since_a_number(empty: Mount) -> None:
+    empty.post("key add user since x @s")
+    seq = json.loads((empty.path / "sim/snapshot").read_text())["seq"]
+    assert wqfs(empty, "wait", "key-changed", "since", "--since-seq", str(seq), "-t", "0.1").returncode == 2
+    empty.post("key update since y")
+    assert wqfs(empty, "wait", "key-changed", "since", "--since-seq", str(seq), "-t", "5").returncode == 0
+
+
+def test_wait_for_an_expiry(empty: Mount) -> None:
+    empty.post("key add user expiring x @s", "key timeout expiring 1")
+    assert wqfs(empty, "wait", "key-gone", "expiring", "-t", "10").returncode == 0
+
+
+def test_wait_timed_out_says_what_for(empty: Mount) -> None:
+    done = wqfs(empty, "wait", "mounted", "/never", "--timeout", "0.05")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "wqfs wait: /never: not mounted within 0.05 s\n")
+
+
+def test_wait_ends_with_the_mount(mount: Mount) -> None:
+    with waiting(mount, "mounted", "/never") as process:
+        mount.process.terminate()
+        _, error = process.communicate(timeout=LIMIT)
+    assert process.returncode == 1 and "the mount ended" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["mounted", "relative"], "expected an absolute folder"),
+        (["broken", "/x"], "invalid choice: 'broken'"),
+        (["mounted"], "NAME"),
+        (["mounted", "/x", "--since-seq", "3"], "--since-seq is for error and key-changed"),
+    ],
+)
+def test_wait_wrong_use_is_a_sentence_and_1(empty: Mount, words: list[str], said: str) -> None:
+    done = wqfs(empty, "wait", *words)
+    assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
+    assert watches(empty) == []
+
+
+# -- post
+
+
+def test_post_of_words_and_of_a_line(empty: Mount) -> None:
+    assert wqfs(empty, "post", "mount", "src", "/w/with blank", "-t", "tmpfs").returncode == 0
+    assert "/w/with\\040blank " in (empty.path / "sim/mountinfo").read_text()
+    done = wqfs(empty, "post", "umount '/w/with blank'")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert "blank" not in (empty.path / "sim/mountinfo").read_text()
+
+
+def test_post_refused_says_what_errors_says(empty: Mount) -> None:
+    done = wqfs(empty, "post", "sb", "error", "/", "EWHAT")
+    assert done.returncode == 1
+    last = (empty.path / "errors").read_text().splitlines()[-1]
+    assert "'EWHAT'" in done.stderr and done.stderr.removeprefix("wqfs post: ").strip() in last
+    done = wqfs(empty, "post", "-q", "nonsense")
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize(("options", "after"), [((), False), (("--keep-going",), True)])
+def test_post_of_standard_input_stops_at_a_refused_line(empty: Mount, options: tuple[str, ...], after: bool) -> None:
+    lines = f"# a comment\nmount a /w/p{after}1 -t tmpfs\n\nbad\nmount a /w/p{after}2 -t tmpfs"
+    done = wqfs(empty, "post", *options, given=lines)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "'bad'" in done.stderr
+    mounts = (empty.path / "sim/mountinfo").read_text()
+    assert f"/w/p{after}1 " in mounts
+    assert (f"/w/p{after}2 " in mounts) is after
+
+
+def test_post_of_several_lines_as_one_word_is_refused(empty: Mount) -> None:
+    done = wqfs(empty, "post", "mount a /w/q -t tmpfs\nmount b /w/q -t tmpfs")
+    assert done.returncode == 1 and "one line" in done.stderr
+    assert "/w/q " not in (empty.path / "sim/mountinfo").read_text()
+
+
+# -- watch
+
+
+def test_watch_is_made_listed_changed_and_removed(empty: Mount) -> None:
+    done = wqfs(
+        empty, "watch", "make", "one", "--object", "mount / id=2", "--filter", "mount new_mount", "--depth", "40"
+    )
+    folder = empty.path / "watches/one"
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{folder}\n", "")
+    assert [(folder / name).read_text() for name in ("objects", "filter", "depth")] == [
+        "mount / id=2\n",
+        "mount new_mount\n",
+        "64\n",
+    ]
+    assert (
+        wqfs(empty, "watch", "change", "one", "--object=-mount /", "--object", "devices", "--filter", "").returncode
+        == 0
+    )
+    assert ((folder / "objects").read_text(), (folder / "filter").read_text()) == ("devices id=0\n", "")
+    (line,) = wqfs(empty, "watch", "list", "--json").stdout.splitlines()
+    about = json.loads(line)
+    assert (about["name"], about["depth"], about["objects"], about["filter"]) == ("one", 64, ["devices id=0"], [])
+    table = wqfs(empty, "watch", "list").stdout.splitlines()
+    assert [line.split()[0] for line in table] == ["NAME", "one"] and table[1].endswith("devices id=0")
+    assert wqfs(empty, "watch", "remove", "one").returncode == 0
+    assert watches(empty) == []
+    done = wqfs(empty, "watch", "list")
+    assert (done.returncode, done.stdout) == (0, "") and "no watches" in done.stderr
+
+
+def test_watch_that_cannot_be_made_whole_is_not_made(empty: Mount) -> None:
+    done = wqfs(empty, "watch", "make", "half", "--object", "mount nowhere")
+    assert done.returncode == 1 and "objects 'mount nowhere':" in done.stderr
+    assert watches(empty) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["make", "a/b"], "a name without /"),
+        (["make", ".."], "a name without /"),
+        (["change", "nosuch", "--depth", "3"], "there is no watch 'nosuch'"),
+        (["remove", "nosuch"], "there is no watch 'nosuch'"),
+        (["make", "deep", "--depth", "513"], "depth '513'"),
+        ([], "ACTION"),
+        (["rename", "x"], "invalid choice"),
+    ],
+)
+def test_watch_wrong_use_is_a_sentence_and_1(empty: Mount, words: list[str], said: str) -> None:
+    done = wqfs(empty, "watch", *words)
+    assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
+    assert watches(empty) == []
