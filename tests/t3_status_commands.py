@@ -120,7 +120,12 @@ def test_top_redraws_on_a_terminal_and_gives_it_back(mount: Mount, key: bytes, c
         assert b"\033[?1049h\033[?25l" in seen
         assert seen.endswith(b"\033[?25h\033[?1049l") or key == b"\x03"
         ended: list[int] = []
-        wait_until(lambda: ended.extend(os.waitpid(pid, os.WNOHANG)) or ended[-2], "the end of top")
+
+        def has_ended() -> int:
+            ended[:] = os.waitpid(pid, os.WNOHANG)
+            return ended[0]
+
+        wait_until(has_ended, "the end of top")
         assert os.waitstatus_to_exitcode(ended[-1]) == code
     finally:
         os.close(terminal)

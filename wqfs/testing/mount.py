@@ -1,0 +1,229 @@
+"""A private mount for a test: the daemon is a child process, and goes with the process that made it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from wqfs.client import Queue
+from wqfs.testing.events import Event, Events
+
+_END = 5.0
+"""Seconds that a daemon has to end before it is killed."""
+# Ends the daemon when the test run is gone, even by SIGKILL: standard input is a pipe whose other end it held.
+_GUARD = """\
+trap '' INT TERM HUP
+"$@" 0</dev/null &
+cat >/dev/null
+fusermount3 -quz -- "$MOUNTPOINT"
+kill -TERM $! 2>/dev/null
+sleep 1
+kill -KILL $! 2>/dev/null
+"""
+
+
+class Refused(OSError):
+    """A command was refused. errno as write(2) gave it; the text is what `errors` says."""
+
+
+class Watch:
+    """A watch. path: its folder."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        self.path = path
+        self._events = Events(path / "events", timeout)
+
+    def queue(self, **options: Any) -> Queue:
+        """A reader of its notification pipe; options as of Queue.open. The caller closes it."""
+        return Queue.open(self.path, **options)
+
+    def expect(self, type_: str, event: str | None = None, /, *, timeout: float | None = None, **fields: Any) -> Event:
+        """Wait for an event; it and those before it are then done with.
+
+        type_, event: words as in `events`, such as "mount", "new_mount"; fields: what it must have, such as
+        mountpoint="/mnt"; timeout: seconds, by default the ini value wqfs_timeout. Raises AssertionError, which
+        shows what came instead.
+        """
+        return self._events.expect(type_, event, fields, timeout)
+
+    async def aexpect(
+        self, type_: str, event: str | None = None, /, *, timeout: float | None = None, **fields: Any
+    ) -> Event:
+        """As `expect`, for a test under trio or asyncio: other tasks run meanwhile."""
+        return await self._events.aexpect(type_, event, fields, timeout, _sleep())
+
+    def events(self) -> list[Event]:
+        """What came and was not expected yet."""
+        return self._events.pending()
+
+    def close(self) -> None:
+        """Remove the watch; its readers find the end."""
+        self._events.close()
+        with suppress(OSError):
+            self.path.rmdir()
+
+
+class PrivateMount:
+    """A mounted wqfs. path: the mountpoint."""
+
+    def __init__(self, options: str = "", *, timeout: float = 5.0) -> None:
+        """Mount in a new temporary folder. options: as after -o; timeout: seconds for `expect`.
+
+        Raises RuntimeError with what the daemon said when it does not mount.
+        """
+        self._folder = Path(tempfile.mkdtemp(prefix="wqfs-test-"))
+        self.path = self._folder / "mnt"
+        self.path.mkdir()
+        self._log = self._folder / "log"
+        self._timeout = timeout
+        self._watches: list[Watch] = []
+        command = [
+            sys.executable,
+            "-m",
+            "wqfs.cli",
+            "mount",
+            str(self.path),
+            "-f",
+            *(["-o", options] if options else []),
+        ]
+        with open(self._log, "wb") as log:
+            self._guard = subprocess.Popen(
+                ["/bin/sh", "-c", _GUARD, "wqfs-guard", *mounting],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env={**os.environ, "MOUNTPOINT": str(self.path), "NOTIFY_SOCKET": ""},
+            )
+        try:
+            self._wait_mounted()
+            self._all = self.watch("expect")
+        except BaseException:
+            self.close()
+            raise
+
+    def _wait_mounted(self) -> None:
+        deadline = time.monotonic() + 30
+        while ": mounted" not in self.log:
+            # The guard goes on when the daemon has ended: what it said tells.
+            if ("wqfs: " in self.log and "INFO" not in self.log) or time.monotonic() > deadline:
+                raise RuntimeError(f"wqfs cannot be mounted: {self.log.strip() or 'no answer within 30 s'}")
+            time.sleep(0.005)
+
+    @property
+    def log(self) -> str:
+        """What the daemon has logged so far."""
+        try:
+            return self._log.read_text(errors="replace")
+        except OSError:
+            return ""
+
+    # -- making things happen
+
+    def post(self, *lines: str) -> None:
+        """Carry out commands, one after the other. Raises Refused with the reason; those after it do not happen."""
+        fd = os.open(self.path / "post", os.O_WRONLY)
+        try:
+            for line in lines:
+                try:
+                    os.write(fd, os.fsencode(line) + b"\n")
+                except OSError as error:
+                    said = (self.path / "errors").read_text(errors="replace").splitlines()
+                    reason = said[-1].partition(f" pid={os.getpid()} ")[2] if said else ""
+                    raise Refused(error.errno, reason or str(error.strerror), line) from None
+        finally:
+            os.close(fd)
+
+    def play(self, scenario: str | os.PathLike[str], *words: str) -> None:
+        """Run a scenario, a file or the name of a shipped one; words: options of `wqfs play`. Raises AssertionError
+        with what it said when something expected did not come, or a step was refused."""
+        command = [sys.executable, "-m", "wqfs.cli", "play", "--mount", str(self.path), *words, os.fspath(scenario)]
+        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+        if done.returncode:
+            raise AssertionError(f"wqfs play {os.fspath(scenario)} ended with {done.returncode}:\n{done.stderr}")
+
+    # -- seeing what happens
+
+    def watch(self, name: str, *objects: str, filter: Sequence[str] = ()) -> Watch:
+        """Make a watch. objects, filter: lines as of the files of these names; without objects of everything."""
+        folder = self.path / "watches" / name
+        folder.mkdir()
+        if filter:
+            (folder / "filter").write_text("\n".join(filter) + "\n")
+        for line in objects or ["everything"]:
+            (folder / "objects").write_text(line + "\n")
+        self._watches.append(Watch(folder, self._timeout))
+        return self._watches[-1]
+
+    def queue(self, **options: Any) -> Queue:
+        """A fresh notification pipe; options as of Queue.open. The caller closes it."""
+        return Queue.open(self.path, **options)
+
+    def expect(self, type_: str, event: str | None = None, /, *, timeout: float | None = None, **fields: Any) -> Event:
+        """Wait for an event anywhere on the mount, since it was made; as Watch.expect."""
+        return self._all.expect(type_, event, timeout=timeout, **fields)
+
+    async def aexpect(
+        self, type_: str, event: str | None = None, /, *, timeout: float | None = None, **fields: Any
+    ) -> Event:
+        """As `expect`, for a test under trio or asyncio."""
+        return await self._all.aexpect(type_, event, timeout=timeout, **fields)
+
+    def events(self) -> list[Event]:
+        """What came on the mount and was not expected yet."""
+        return self._all.events()
+
+    def text(self, name: str) -> str:
+        """A file of sim/: mountinfo, superblocks, keys, key-users, snapshot."""
+        return (self.path / "sim" / name).read_text()
+
+    def snapshot(self) -> dict[str, Any]:
+        """sim/snapshot: all there is, with the number of the last event as `seq`."""
+        found: dict[str, Any] = json.loads(self.text("snapshot"))
+        return found
+
+    def settle(self, timeout: float = 10.0) -> None:
+        """Wait until the readers of all queues have drained them. Raises TimeoutError."""
+        command = [sys.executable, "-m", "wqfs.cli", "settle", "--mount", str(self.path), "--timeout", str(timeout)]
+        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+        if done.returncode:
+            raise TimeoutError(done.stderr.strip())
+
+    # -- the end
+
+    def close(self) -> None:
+        """Unmount, end the daemon, remove the folder; again: nothing."""
+        for watch in self._watches:
+            watch._events.close()
+        subprocess.run(["fusermount3", "-quz", "--", str(self.path)], check=False, capture_output=True, timeout=20)
+        if self._guard.stdin is not None:
+            with suppress(OSError):
+                self._guard.stdin.close()
+        try:
+            self._guard.wait(_END)
+        except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):
+                os.killpg(self._guard.pid, signal.SIGKILL)
+            self._guard.wait(_END)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _sleep() -> Callable[[float], Any]:
+    """The sleep of the event loop that runs."""
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_task():
+        sleep: Callable[[float], Any] = trio.sleep
+        return sleep
+    import asyncio
+
+    return asyncio.sleep
