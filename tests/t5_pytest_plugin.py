@@ -31,9 +31,7 @@ class Inner:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         (folder / "tmp").mkdir()
-        (folder / "pytest.ini").write_text(
-            "[pytest]\nasyncio_mode = auto\n" if _has("pytest_asyncio") else "[pytest]\n"
-        )
+        (folder / "pytest.ini").write_text("[pytest]\n")
         self.command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *_plugin()]
         self.env = {
             **{name: value for name, value in os.environ.items() if not name.startswith("PYTEST")},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import signal
 import sys
 import termios
@@ -142,7 +143,7 @@ def _live(top: _Top, delay: float, resized: int) -> None:
 
 
 def _draw(lines: Sequence[str]) -> None:
-    width, height = os.get_terminal_size(1)
+    width, height = shutil.get_terminal_size()  # 80 x 24 where the terminal does not say
     shown = [line[:width] if "\033" not in line else _cut(line, width) for line in lines[:height]]
     sys.stdout.write(_HOME + (_LINE_END + "\r\n").join(shown) + _LINE_END + _BELOW)
     sys.stdout.flush()

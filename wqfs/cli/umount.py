@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -11,7 +10,7 @@ from contextlib import suppress
 from wqfs.cli.command import EXIT_OK, CommandFailed, Parser, parser
 from wqfs.cli.deadline import within
 from wqfs.cli.finding import named_mount, wqfs_mounts
-from wqfs.fs.mounting import Mounted, MountFailed, mount_table, try_unmount
+from wqfs.fs.mounting import Mounted, MountFailed, is_dead, mount_table, try_unmount
 
 _SHOWN = 5
 
@@ -63,10 +62,9 @@ def _which(named: str | None) -> Mounted:
 
 def _is_dead(place: str) -> bool:
     try:
-        within(1.0, lambda: bool(os.stat(place)))
-    except OSError as error:
-        return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
-    return False
+        return within(1.0, lambda: is_dead(place))
+    except OSError:
+        return False  # no answer in time
 
 
 def _busy(mount: Mounted) -> str:

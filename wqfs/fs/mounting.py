@@ -120,7 +120,7 @@ def mount(mountpoint: str, options: Options) -> int:
             "with --device /dev/fuse.", 2
         )  # fmt: skip
     there = mounted_at(mountpoint)
-    if there is not None and there.type == "fuse.wqfs" and _is_dead(mountpoint):
+    if there is not None and there.type == "fuse.wqfs" and is_dead(mountpoint):
         unmount(mountpoint, lazy=True)
         there = mounted_at(mountpoint)
     if there is not None and there.type != "autofs":
@@ -181,12 +181,13 @@ def _mount_options(options: Options) -> str:
     return ",".join(words + [word for word in options.kernel if word not in ("suid", "dev")])
 
 
-def _is_dead(mountpoint: str) -> bool:
-    """Whether a mount's server is gone: asked of a mount that is known to be wqfs's own."""
+def is_dead(mountpoint: str) -> bool:
+    """Whether a mount's server is gone: asked of a mount that is known to be wqfs's own. A live one that hangs is
+    waited for."""
     try:
-        os.stat(mountpoint)
+        os.statvfs(mountpoint)  # never answered from a cache, as stat is
     except OSError as error:
-        return error.errno == errno.ENOTCONN
+        return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False
 
 

@@ -87,15 +87,8 @@ class PrivateMount:
         self._log = self._folder / "log"
         self._timeout = timeout
         self._watches: list[Watch] = []
-        command = [
-            sys.executable,
-            "-m",
-            "wqfs.cli",
-            "mount",
-            str(self.path),
-            "-f",
-            *(["-o", options] if options else []),
-        ]
+        mounting = [sys.executable, "-m", "wqfs.cli", "mount", str(self.path), "-f"]
+        mounting += ["-o", options] if options else []
         with open(self._log, "wb") as log:
             self._guard = subprocess.Popen(
                 ["/bin/sh", "-c", _GUARD, "wqfs-guard", *mounting],
