@@ -109,7 +109,7 @@ def _leftovers() -> Finding:
     dead, stuck = [], []
     for place in (mount.mountpoint for mount in wqfs_mounts()):
         try:
-            if isinstance(within(1.0, lambda place=place: bool(os.stat(place))), TimedOut):  # type: ignore[misc]
+            if isinstance(within(1.0, lambda place=place: bool(os.statvfs(place))), TimedOut):  # type: ignore[misc]
                 stuck.append(place)
         except OSError as error:
             if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):

@@ -62,9 +62,9 @@ def _which(named: str | None) -> Mounted:
 
 def _is_dead(place: str) -> bool:
     try:
-        return within(1.0, lambda: is_dead(place))
+        return within(1.0, lambda: is_dead(place)) is True
     except OSError:
-        return False  # no answer in time
+        return False
 
 
 def _busy(mount: Mounted) -> str:
