@@ -36,7 +36,8 @@ def test_commands_page_is_that_of_the_table() -> None:
 
 def recipe(language: str) -> str:
     """The first block of that language in README."""
-    match = re.search(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    text = (ROOT / "README.md").read_text().split("## Three recipes")[1]
+    match = re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)
     assert match is not None
     return match[1]
 
@@ -94,3 +95,18 @@ def test_simulation_example_runs_as_it_stands() -> None:
     examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     (example,) = [each for each in examples if "Simulation" in each]
     subprocess.run([sys.executable, "-c", example], cwd=ROOT, check=True, timeout=20)
+
+
+def test_client_example_runs_as_it_stands(mount: Mount) -> None:
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (example,) = [each for each in examples if "wqfs.client" in each]
+    done = subprocess.run(
+        [sys.executable, "-c", example],
+        cwd=mount.path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert done.returncode == 0 and done.stdout.startswith("[MountEvent("), done.stderr

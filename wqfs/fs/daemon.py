@@ -7,11 +7,11 @@ the mount would hang a systemd automount, which lets only the mounter's process 
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import logging.handlers
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -39,6 +39,7 @@ answers and goes on in the background. Unmount with `fusermount3 -u MOUNTPOINT`.
   -f            stay in the foreground; Ctrl-C unmounts
   -d            foreground, with a line for each request
   -o OPTIONS    comma-separated, may be repeated
+  --ready-fd N  write a line on the descriptor N, and close it, once a read through the mount was answered
   -h, -V        this help; the version
 
 options
@@ -90,6 +91,8 @@ def _complain(program: str, sentence: str, code: int) -> int:
 def _run(line: CommandLine, program: str, on_started: Callable[[], object] | None = None) -> int:
     """Mount and serve in this process until the mount ends."""
     _log_to(line, background=on_started is not None)
+    if on_started is None:
+        faulthandler.enable()  # a watchdog that strikes sends SIGABRT: where we hung goes to the log
     mountpoint = os.path.realpath(line.mountpoint)
     try:
         # Late, for it costs a quarter of a second that a usage error need not wait for; and before
@@ -111,7 +114,7 @@ def _run(line: CommandLine, program: str, on_started: Callable[[], object] | Non
         return _complain(program, f"Mounting on {mountpoint} failed: {error.strerror}.", EXIT_SYSTEM)
     started = on_started or (lambda: _foreground_started(mountpoint))
     try:
-        gone = serve(mountpoint, fuse_fd, line.options, STOP_SIGNALS, started)
+        gone = serve(mountpoint, fuse_fd, line.options, STOP_SIGNALS, started, line.ready_fd)
     except Exception:
         log.exception("%s: the daemon ends on a fault of its own", mountpoint)
         unmount(mountpoint, lazy=True)
@@ -121,7 +124,6 @@ def _run(line: CommandLine, program: str, on_started: Callable[[], object] | Non
 
 def _foreground_started(mountpoint: str) -> None:
     log.info("%s: mounted", mountpoint)
-    _notify(b"READY=1")
 
 
 def _in_background(line: CommandLine, program: str) -> int:
@@ -170,14 +172,3 @@ def _log_to(line: CommandLine, *, background: bool) -> None:
         handlers=handlers or [logging.NullHandler()],
     )
     logging.getLogger("pyfuse3").setLevel(logging.INFO)
-
-
-def _notify(state: bytes) -> None:
-    """Tell a service manager, if one asked for it in NOTIFY_SOCKET (sd_notify(3))."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.sendto(state, address)

@@ -7,6 +7,7 @@ for themselves are ignored; an unknown option is refused by name.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -122,13 +123,14 @@ def _unknown(name: str, equals: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class CommandLine:
-    """mountpoint as given; action: `mount`, `help` or `version`."""
+    """mountpoint as given; action: `mount`, `help` or `version`; ready_fd: told when the mount answers."""
 
     mountpoint: str
     options: Options
     foreground: bool
     debug: bool
     action: str = "mount"
+    ready_fd: int | None = None
 
 
 def parse_command_line(arguments: Sequence[str], program: str = "mount_wqfs.py") -> CommandLine:
@@ -140,6 +142,7 @@ def parse_command_line(arguments: Sequence[str], program: str = "mount_wqfs.py")
     positional: list[str] = []
     options = Options()
     foreground = debug = False
+    ready_fd: int | None = None
     words = iter(arguments)
     for word in words:
         if word == "--":
@@ -155,6 +158,8 @@ def parse_command_line(arguments: Sequence[str], program: str = "mount_wqfs.py")
             options = parse_options(text, options)
         elif word.startswith("-o"):
             options = parse_options(word[2:], options)
+        elif word.partition("=")[0] == "--ready-fd":
+            ready_fd = _descriptor(word.partition("=")[2] if "=" in word else next(words, ""))
         elif word in ("-t", "-N"):
             next(words, None)
         elif re.fullmatch(r"-[fdsnv]+", word):
@@ -173,4 +178,15 @@ def parse_command_line(arguments: Sequence[str], program: str = "mount_wqfs.py")
         raise UsageError(f"Expected [SOURCE] MOUNTPOINT, not {len(positional)} names: {' '.join(positional)}")
     if len(positional) == 2 and options.fsname == Options().fsname:
         options = replace(options, fsname=positional[0])
-    return CommandLine(positional[-1], options, foreground, debug)
+    return CommandLine(positional[-1], options, foreground, debug, ready_fd=ready_fd)
+
+
+def _descriptor(text: str) -> int:
+    """The number of a descriptor that is open."""
+    if text.isdecimal() and len(text) < 10:
+        try:
+            os.fstat(int(text))
+            return int(text)
+        except OSError:
+            pass
+    raise UsageError(f"--ready-fd takes the number of an open descriptor, not {text!r}.")

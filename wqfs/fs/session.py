@@ -21,7 +21,7 @@ from typing import Final
 import pyfuse3
 import trio
 
-from wqfs.fs import mounting
+from wqfs.fs import mounting, supervision
 from wqfs.fs.caller import read_memory
 from wqfs.fs.device import Device
 from wqfs.fs.filesystem import Filesystem
@@ -40,12 +40,13 @@ def serve(
     options: Options,
     stop_signals: Collection[signal.Signals],
     on_started: Callable[[], object],
+    ready_fd: int | None = None,
 ) -> bool:
     """Serve the mount until it ends, then see that it is unmounted; returns whether it is.
 
     mountpoint: absolute, mounted, with fuse_fd as its descriptor of /dev/fuse; stop_signals: those
     that end it, blocked by the caller, unblocked here once somebody listens; on_started: called
-    once the kernel and the filesystem have greeted each other.
+    once the kernel and the filesystem have greeted each other; ready_fd: see supervision.watch_over.
     """
     # What is made so far stays; what is made later has no cycles, so that looking for some can wait.
     gc.freeze()
@@ -64,7 +65,7 @@ def serve(
     filesystem.channel = device.channel
     # allow_root is allow_other to the kernel; libfuse turns the others away.
     pyfuse3.init(Names(filesystem), f"/dev/fd/{theirs.detach()}", {"allow_root"} if options.allow_root else set())
-    session = _Session(mountpoint, filesystem, device, limit, stop_signals)
+    session = _Session(mountpoint, filesystem, device, limit, stop_signals, ready_fd)
     try:
         device.run(lambda: _tasks(session))
     finally:
@@ -86,12 +87,14 @@ class _Session:
         device: Device,
         limit: int | None,
         stop_signals: Collection[signal.Signals],
+        ready_fd: int | None,
     ) -> None:
         self.mountpoint = mountpoint
         self.filesystem = filesystem
         self.device = device
         self.limit = limit
         self.stop_signals = stop_signals
+        self.ready_fd = ready_fd
         self.unmounted = False
         """Whether the mount is known to be gone from where it was."""
 
@@ -102,11 +105,14 @@ async def _tasks(session: _Session) -> None:
         nursery.start_soon(_stop_on_signal, session, nursery.cancel_scope)
         nursery.start_soon(_hang_up_when_detached, session)
         nursery.start_soon(_collect_when_due, session.filesystem)
+        if supervision.is_wanted(session.ready_fd):
+            nursery.start_soon(supervision.watch_over, session.mountpoint, session.ready_fd)
         if session.limit is not None:
             nursery.start_soon(_end_long_waits, session, session.limit)
         await session.device.wait_gone()
         session.unmounted = True
         log.info("%s: unmounted", session.mountpoint)
+        supervision.notify("STOPPING=1")
         nursery.cancel_scope.cancel()
 
 
@@ -122,6 +128,7 @@ async def _stop_on_signal(session: _Session, scope: trio.CancelScope) -> None:
         async for number in signals:
             log.info("%s: stopping on %s", session.mountpoint, signal.Signals(number).name)
             break
+    supervision.notify("STOPPING=1\nSTATUS=stopping")
     session.filesystem.hang_up()
     # In a thread: unmounting asks the filesystem, which this one must go on serving.
     for lazy in (False, True):

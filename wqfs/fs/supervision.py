@@ -1,0 +1,100 @@
+"""Telling a service manager how the mount is: ready, alive, stopping (sd_notify(3), sd_watchdog_enabled(3)).
+
+Ready and alive mean that the mount answers: a child process reads through it, for a process that uses its own
+mount can hang in it, and then cannot even be killed. The child says each answer on a pipe; only then is the
+manager told. When the mount no longer answers nothing is said, and the manager's watchdog strikes. Where no
+manager asks, there is no child and nothing wakes up.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+import trio
+
+log = logging.getLogger(__name__)
+
+# arguments: a file of the mount, seconds between looks, 0 for a single one
+_CHECK: Final = """\
+import os, sys, time
+file, pause = sys.argv[1], float(sys.argv[2])
+while True:
+    fd = os.open(file, os.O_RDONLY)
+    os.read(fd, 1)
+    os.close(fd)
+    os.write(1, b".")
+    if not pause:
+        break
+    time.sleep(pause)
+"""
+
+
+def notify(state: str) -> None:
+    """Tell the manager that NOTIFY_SOCKET names, if any: READY=1 and the like."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager:
+        manager.sendto(state.encode(), address)
+
+
+def watchdog_interval() -> float:
+    """Seconds within which the manager wants to hear that we live; 0 when it does not."""
+    try:
+        if int(os.environ.get("WATCHDOG_PID", os.getpid())) != os.getpid():
+            return 0.0
+        return int(os.environ.get("WATCHDOG_USEC", "0")) / 1_000_000
+    except ValueError:
+        return 0.0
+
+
+def is_wanted(ready_fd: int | None) -> bool:
+    """Whether anybody wants to hear anything."""
+    return bool(os.environ.get("NOTIFY_SOCKET")) or ready_fd is not None
+
+
+async def watch_over(mountpoint: str, ready_fd: int | None, told: Callable[[], object] = lambda: None) -> None:
+    """Say that the mount is ready once it answers, then feed the watchdog as long as it does.
+
+    ready_fd: a descriptor on which a line is written when it is ready, and which is then closed. told: called
+    after that.
+    """
+    interval = watchdog_interval()
+    # Three looks an interval: one that is late does not kill a service that is only busy.
+    pause = interval / 3
+    check = [sys.executable, "-I", "-S", "-c", _CHECK, os.path.join(mountpoint, "metrics"), str(pause)]
+    process = await trio.lowlevel.open_process(check, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, cwd="/")
+    ready = False
+    assert process.stdout is not None
+    try:
+        while await process.stdout.receive_some(64):
+            if not ready:
+                ready = True
+                notify(f"READY=1\nSTATUS=mounted at {mountpoint}")
+                if ready_fd is not None:
+                    with suppress(OSError):
+                        os.write(ready_fd, b"ready\n")
+                    with suppress(OSError):
+                        os.close(ready_fd)
+                told()
+            if interval:
+                notify("WATCHDOG=1")
+        if interval or not ready:
+            # The mount may have been taken away; if it was not, the silence brings the watchdog.
+            log.warning("%s: a look through the mount failed", mountpoint)
+            await trio.sleep(math.inf)
+    finally:
+        process.kill()
+        with trio.CancelScope(shield=True):
+            await process.stdout.aclose()
+            await process.wait()
