@@ -27,6 +27,7 @@ COMMANDS = {
     "settle": "wait until the readers of queues have drained them",
     "status": "what is mounted where, its watches and limits",
     "top": "a live table of queues",
+    "handover": "mount here, serve there: for a server without any privilege",
     "umount": "unmount, also what is dead",
 }
 

@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import Final
 
 from wqfs import __version__
-from wqfs.fs.mounting import MountFailed, mount, unmount
+from wqfs.fs.mounting import MountFailed, mount, taken_over, unmount
 from wqfs.fs.options import CommandLine, UsageError, parse_command_line
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,8 @@ answers and goes on in the background. Unmount with `fusermount3 -u MOUNTPOINT`.
   -d            foreground, with a line for each request
   -o OPTIONS    comma-separated, may be repeated
   --ready-fd N  write a line on the descriptor N, and close it, once a read through the mount was answered
+  --fuse-fd N   mount nothing: serve the mount whose descriptor of /dev/fuse is N, which somebody else
+                mounts and unmounts (`wqfs handover`); MOUNTPOINT is only a name for messages
   -h, -V        this help; the version
 
 options
@@ -93,7 +95,7 @@ def _run(line: CommandLine, program: str, on_started: Callable[[], object] | Non
     _log_to(line, background=on_started is not None)
     if on_started is None:
         faulthandler.enable()  # a watchdog that strikes sends SIGABRT: where we hung goes to the log
-    mountpoint = os.path.realpath(line.mountpoint)
+    mountpoint = line.mountpoint if line.fuse_fd is not None else os.path.realpath(line.mountpoint)
     try:
         # Late, for it costs a quarter of a second that a usage error need not wait for; and before
         # the mount, which may hide where it comes from.
@@ -107,17 +109,18 @@ def _run(line: CommandLine, program: str, on_started: Callable[[], object] | Non
     # Between the mount and the first look for signals nothing could unmount: they wait until then.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
-        fuse_fd = mount(mountpoint, line.options)
+        fuse_fd = mount(mountpoint, line.options) if line.fuse_fd is None else taken_over(line.fuse_fd)
     except MountFailed as error:
         return _complain(program, str(error), error.exit_code)
     except OSError as error:
         return _complain(program, f"Mounting on {mountpoint} failed: {error.strerror}.", EXIT_SYSTEM)
     started = on_started or (lambda: _foreground_started(mountpoint))
     try:
-        gone = serve(mountpoint, fuse_fd, line.options, STOP_SIGNALS, started, line.ready_fd)
+        gone = serve(mountpoint, fuse_fd, line.options, STOP_SIGNALS, started, line.ready_fd, ours=line.fuse_fd is None)
     except Exception:
         log.exception("%s: the daemon ends on a fault of its own", mountpoint)
-        unmount(mountpoint, lazy=True)
+        if line.fuse_fd is None:
+            unmount(mountpoint, lazy=True)
         return _complain(program, f"{mountpoint}: ended by a fault of wqfs's own; the log has it.", EXIT_SYSTEM)
     return EXIT_OK if gone else EXIT_SYSTEM
 

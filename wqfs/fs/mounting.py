@@ -159,6 +159,15 @@ def mount(mountpoint: str, options: Options) -> int:
     return fds[0]
 
 
+def taken_over(fd: int) -> int:
+    """A descriptor of /dev/fuse that somebody else mounted, ready to be served. Raises MountFailed for another."""
+    if os.path.basename(os.readlink(f"/proc/self/fd/{fd}")) != "fuse":
+        raise MountFailed(f"descriptor {fd} is not one of {FUSE_DEVICE}.", 1)
+    os.set_blocking(fd, False)
+    os.set_inheritable(fd, False)
+    return fd
+
+
 def _check_folder(mountpoint: str) -> None:
     """Refuse what is no directory: fusermount3 mounts on a file too. Not for an automount's place."""
     try:

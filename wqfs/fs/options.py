@@ -123,7 +123,8 @@ def _unknown(name: str, equals: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class CommandLine:
-    """mountpoint as given; action: `mount`, `help` or `version`; ready_fd: told when the mount answers."""
+    """mountpoint as given; action: `mount`, `help` or `version`; ready_fd: told when the mount answers; fuse_fd: a
+    descriptor of /dev/fuse that somebody else mounted."""
 
     mountpoint: str
     options: Options
@@ -131,6 +132,7 @@ class CommandLine:
     debug: bool
     action: str = "mount"
     ready_fd: int | None = None
+    fuse_fd: int | None = None
 
 
 def parse_command_line(arguments: Sequence[str], program: str = "mount_wqfs.py") -> CommandLine:
@@ -142,7 +144,7 @@ def parse_command_line(arguments: Sequence[str], program: str = "mount_wqfs.py")
     positional: list[str] = []
     options = Options()
     foreground = debug = False
-    ready_fd: int | None = None
+    descriptors: dict[str, int] = {}
     words = iter(arguments)
     for word in words:
         if word == "--":
@@ -158,8 +160,9 @@ def parse_command_line(arguments: Sequence[str], program: str = "mount_wqfs.py")
             options = parse_options(text, options)
         elif word.startswith("-o"):
             options = parse_options(word[2:], options)
-        elif word.partition("=")[0] == "--ready-fd":
-            ready_fd = _descriptor(word.partition("=")[2] if "=" in word else next(words, ""))
+        elif word.partition("=")[0] in ("--ready-fd", "--fuse-fd"):
+            name, equals, number = word.partition("=")
+            descriptors[name] = _descriptor(name, number if equals else next(words, ""))
         elif word in ("-t", "-N"):
             next(words, None)
         elif re.fullmatch(r"-[fdsnv]+", word):
@@ -178,10 +181,11 @@ def parse_command_line(arguments: Sequence[str], program: str = "mount_wqfs.py")
         raise UsageError(f"Expected [SOURCE] MOUNTPOINT, not {len(positional)} names: {' '.join(positional)}")
     if len(positional) == 2 and options.fsname == Options().fsname:
         options = replace(options, fsname=positional[0])
-    return CommandLine(positional[-1], options, foreground, debug, ready_fd=ready_fd)
+    ready_fd, fuse_fd = descriptors.get("--ready-fd"), descriptors.get("--fuse-fd")
+    return CommandLine(positional[-1], options, foreground, debug, ready_fd=ready_fd, fuse_fd=fuse_fd)
 
 
-def _descriptor(text: str) -> int:
+def _descriptor(option: str, text: str) -> int:
     """The number of a descriptor that is open."""
     if text.isdecimal() and len(text) < 10:
         try:
@@ -189,4 +193,4 @@ def _descriptor(text: str) -> int:
             return int(text)
         except OSError:
             pass
-    raise UsageError(f"--ready-fd takes the number of an open descriptor, not {text!r}.")
+    raise UsageError(f"{option} takes the number of an open descriptor, not {text!r}.")

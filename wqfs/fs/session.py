@@ -22,7 +22,7 @@ import pyfuse3
 import trio
 
 from wqfs.fs import mounting, supervision
-from wqfs.fs.caller import read_memory
+from wqfs.fs.caller import read_memory, read_no_memory
 from wqfs.fs.device import Device
 from wqfs.fs.filesystem import Filesystem
 from wqfs.fs.names import Names
@@ -41,37 +41,41 @@ def serve(
     stop_signals: Collection[signal.Signals],
     on_started: Callable[[], object],
     ready_fd: int | None = None,
+    *,
+    ours: bool = True,
 ) -> bool:
     """Serve the mount until it ends, then see that it is unmounted; returns whether it is.
 
     mountpoint: absolute, mounted, with fuse_fd as its descriptor of /dev/fuse; stop_signals: those
     that end it, blocked by the caller, unblocked here once somebody listens; on_started: called
     once the kernel and the filesystem have greeted each other; ready_fd: see supervision.watch_over.
+    ours: whether it was mounted here; else it is not unmounted here, may not be seen from here, and is ready
+    when it was greeted.
     """
     # What is made so far stays; what is made later has no cycles, so that looking for some can wait.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-    filesystem = Filesystem(options, os.getuid(), os.getgid(), read_memory)
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.setblocking(False)
+    filesystem = Filesystem(options, os.getuid(), os.getgid(), read_memory if ours else read_no_memory)
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    near.setblocking(False)
     limit = mounting.request_time_limit()
     device = Device(
         fuse_fd,
-        ours,
+        near,
         max_waiting=options.max_waiting,
         clock=time.monotonic if limit else None,
-        on_started=on_started,
+        on_started=on_started if ours else lambda: _greeted(on_started, ready_fd, mountpoint),
     )
     filesystem.channel = device.channel
     # allow_root is allow_other to the kernel; libfuse turns the others away.
-    pyfuse3.init(Names(filesystem), f"/dev/fd/{theirs.detach()}", {"allow_root"} if options.allow_root else set())
-    session = _Session(mountpoint, filesystem, device, limit, stop_signals, ready_fd)
+    pyfuse3.init(Names(filesystem), f"/dev/fd/{far.detach()}", {"allow_root"} if options.allow_root else set())
+    session = _Session(mountpoint, filesystem, device, limit, stop_signals, ready_fd, ours=ours)
     try:
         device.run(lambda: _tasks(session))
     finally:
         if not session.unmounted:  # else whatever is mounted there is somebody else's by now
             session.unmounted = mounting.unmount(mountpoint, lazy=True)
-        ours.close()
+        near.close()
         pyfuse3.close(unmount=False)
         os.close(fuse_fd)
     return session.unmounted
@@ -88,6 +92,8 @@ class _Session:
         limit: int | None,
         stop_signals: Collection[signal.Signals],
         ready_fd: int | None,
+        *,
+        ours: bool,
     ) -> None:
         self.mountpoint = mountpoint
         self.filesystem = filesystem
@@ -95,17 +101,24 @@ class _Session:
         self.limit = limit
         self.stop_signals = stop_signals
         self.ready_fd = ready_fd
-        self.unmounted = False
+        self.ours = ours
+        self.unmounted = not ours
         """Whether the mount is known to be gone from where it was."""
+
+
+def _greeted(on_started: Callable[[], object], ready_fd: int | None, mountpoint: str) -> None:
+    supervision.say_ready(mountpoint, ready_fd)
+    on_started()
 
 
 async def _tasks(session: _Session) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_names)
         nursery.start_soon(_stop_on_signal, session, nursery.cancel_scope)
-        nursery.start_soon(_hang_up_when_detached, session)
+        if session.ours:
+            nursery.start_soon(_hang_up_when_detached, session)
         nursery.start_soon(_collect_when_due, session.filesystem)
-        if supervision.is_wanted(session.ready_fd):
+        if session.ours and supervision.is_wanted(session.ready_fd):
             nursery.start_soon(supervision.watch_over, session.mountpoint, session.ready_fd)
         if session.limit is not None:
             nursery.start_soon(_end_long_waits, session, session.limit)
@@ -131,7 +144,7 @@ async def _stop_on_signal(session: _Session, scope: trio.CancelScope) -> None:
     supervision.notify("STOPPING=1\nSTATUS=stopping")
     session.filesystem.hang_up()
     # In a thread: unmounting asks the filesystem, which this one must go on serving.
-    for lazy in (False, True):
+    for lazy in (False, True) if session.ours else ():
         if await trio.to_thread.run_sync(mounting.unmount, session.mountpoint, lazy):
             session.unmounted = True
             break

@@ -14,7 +14,6 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
@@ -63,11 +62,20 @@ def is_wanted(ready_fd: int | None) -> bool:
     return bool(os.environ.get("NOTIFY_SOCKET")) or ready_fd is not None
 
 
-async def watch_over(mountpoint: str, ready_fd: int | None, told: Callable[[], object] = lambda: None) -> None:
+def say_ready(mountpoint: str, ready_fd: int | None) -> None:
+    """Tell manager and starter that the mount answers."""
+    notify(f"READY=1\nSTATUS=mounted at {mountpoint}")
+    if ready_fd is not None:
+        with suppress(OSError):
+            os.write(ready_fd, b"ready\n")
+        with suppress(OSError):
+            os.close(ready_fd)
+
+
+async def watch_over(mountpoint: str, ready_fd: int | None) -> None:
     """Say that the mount is ready once it answers, then feed the watchdog as long as it does.
 
-    ready_fd: a descriptor on which a line is written when it is ready, and which is then closed. told: called
-    after that.
+    ready_fd: a descriptor on which a line is written when it is ready, and which is then closed.
     """
     interval = watchdog_interval()
     # Three looks an interval: one that is late does not kill a service that is only busy.
@@ -80,13 +88,7 @@ async def watch_over(mountpoint: str, ready_fd: int | None, told: Callable[[], o
         while await process.stdout.receive_some(64):
             if not ready:
                 ready = True
-                notify(f"READY=1\nSTATUS=mounted at {mountpoint}")
-                if ready_fd is not None:
-                    with suppress(OSError):
-                        os.write(ready_fd, b"ready\n")
-                    with suppress(OSError):
-                        os.close(ready_fd)
-                told()
+                say_ready(mountpoint, ready_fd)
             if interval:
                 notify("WATCHDOG=1")
         if interval or not ready:
