@@ -71,6 +71,7 @@ missing_packages() {
     have xxd || echo xxd
     have busybox || echo busybox
     have less || echo less
+    have groff || echo groff-base
     have keyctl || echo keyutils
     have awk || echo mawk
     have sed || echo sed

@@ -177,16 +177,37 @@ def test_destdir_is_named_nowhere(destdir: Path) -> None:
     assert named == []
 
 
-def test_systemd_accepts_the_installed_unit(prefix: Path) -> None:
+@pytest.mark.parametrize(("name", "instance"), [("wqfs@.service", "wqfs@mnt-wqfs.service"), ("wqfs.service", "")])
+def test_systemd_accepts_the_installed_unit(prefix: Path, name: str, instance: str) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is missing (Debian package systemd)")
-    unit = prefix / "lib" / "systemd" / "system" / "wqfs@.service"
+    unit = prefix / "lib" / "systemd" / "system" / name
     text = unit.read_text()
     assert f"ExecStart={prefix}/bin/wqfs " in text
     assert "@" not in text.replace("wqfs@", "").replace("@system-service @mount", "")
     # It ends with 0 for a directive that it does not know: what counts is that it says nothing.
-    done = run_unchecked("systemd-analyze", "verify", "--man=no", str(unit).replace("wqfs@", "wqfs@mnt-wqfs"))
+    done = run_unchecked("systemd-analyze", "verify", "--man=no", str(unit.with_name(instance or name)))
     assert (done.stdout + done.stderr, done.returncode) == ("", 0)
+
+
+def test_user_drop_in_and_snippets_are_accepted(prefix: Path, tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is missing (Debian package systemd)")
+    unit = tmp_path / "wqfs.service"
+    shutil.copy(prefix / "lib/systemd/system/wqfs.service", unit)
+    (tmp_path / "wqfs.service.d").mkdir()
+    shutil.copy(prefix / "share/doc/wqfs/wqfs-user.conf", tmp_path / "wqfs.service.d/user.conf")
+    done = run_unchecked("systemd-analyze", "verify", "--man=no", str(unit))
+    assert (done.stdout + done.stderr, done.returncode) == ("", 0)
+    root = tmp_path / "root"
+    (root / "etc").mkdir(parents=True)
+    (root / "run").mkdir()
+    done = run_unchecked("systemd-sysusers", f"--root={root}", str(prefix / "lib/sysusers.d/wqfs.conf"))
+    assert done.returncode == 0, done.stderr
+    assert (root / "etc/passwd").read_text().startswith("wqfs:")
+    done = run_unchecked("systemd-tmpfiles", "--create", f"--root={root}", str(ROOT / "systemd/wqfs.tmpfiles.conf"))
+    assert done.returncode == 0, done.stderr
+    assert (root / "run/wqfs").is_dir()
 
 
 def test_install_again_replaces_and_uninstall_leaves_nothing(prefix: Path) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from wqfs.cli.command import EXIT_ERROR, CommandFailed, Parser, parser
+from wqfs.cli.command import CommandFailed, Parser, parser
 from wqfs.fs import mounting
 from wqfs.fs.options import UsageError, parse_options
 
@@ -23,8 +23,8 @@ def make_parser() -> Parser:
         f"mount, as `wqfs --fuse-fd {FD} NAME` does, and needs neither /dev/fuse nor any privilege. When COMMAND ends\n"
         "the mount is taken away.\n\n"
         f"    wqfs handover /run/wqfs -- podman run --preserve-fds=1 IMAGE wqfs --fuse-fd {FD} wqfs",
-        f"exit codes: 0 COMMAND ended with 0; {EXIT_ERROR} error or usage; else COMMAND's own, 128 and the signal's number\n"
-        "if one ended it",
+        "exit codes: 0 COMMAND ended with 0; 1 error or usage; else COMMAND's own, 128 and the signal's number if\n"
+        "one ended it",
         on_mount=False,
     )
     options.add_argument(
