@@ -72,6 +72,8 @@ missing_packages() {
     have busybox || echo busybox
     have less || echo less
     have groff || echo groff-base
+    have zsh || echo zsh
+    have fish || echo fish
     have keyctl || echo keyutils
     have awk || echo mawk
     have sed || echo sed

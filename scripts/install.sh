@@ -137,6 +137,9 @@ install() {
         section=${page##*.}
         put 644 "$prefix/share/man/man$section/${page##*/}" <"$page"
     done
+    put 644 "$prefix/share/bash-completion/completions/wqfs" <docs/completion/wqfs.bash
+    put 644 "$prefix/share/zsh/site-functions/_wqfs" <docs/completion/_wqfs
+    put 644 "$prefix/share/fish/vendor_completions.d/wqfs.fish" <docs/completion/wqfs.fish
     put 644 "$prefix/include/wqfs.h" <wqfs/abi/wqfs.h
     put 644 "$prefix/share/doc/wqfs/LICENSE" <LICENSE
     unfinished=""
