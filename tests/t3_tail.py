@@ -167,7 +167,7 @@ def test_colors_on_a_terminal_alone_and_not_with_no_color(shared: Mount, started
     assert "\x1b" not in _one(shared, started("-n1"))
     assert "\x1b[32mmount new_mount\x1b[0m" in _one(shared, started("-n1", "--color", "always"))
     for no_color, colored in (("", True), ("1", False)):
-        command = ["env", f"NO_COLOR={no_color}", *WQFS, "tail", "--mount", str(shared.path), "-n1"]
+        command = ["env", f"NO_COLOR={no_color}", "TERM=xterm", *WQFS, "tail", "--mount", str(shared.path), "-n1"]
         with on_terminal(*command) as (process, terminal):
             said = os.read(terminal, 4096)
             assert b"watching everything" in said
@@ -182,6 +182,13 @@ def _one(mount: Mount, running: Running) -> str:
     code, lines = running.end()
     assert code == 0
     return lines[0]
+
+
+def test_names_cannot_command_the_terminal(shared: Mount, started: Callable[..., Running]) -> None:
+    running = started("-n1", "-o", "cat")
+    shared.post("mount 'bad\x1b[2J' /mnt/escape -t tmpfs", "umount /mnt/escape")
+    code, lines = running.end()
+    assert code == 0 and lines == [r"mount new_mount /mnt/escape bad\x1b[2J tmpfs"]
 
 
 # -- which events

@@ -86,7 +86,7 @@ complete -c wqfs -n '_shtab_wqfs_using tail' -l fields -x -d 'such as event,moun
 complete -c wqfs -n '_shtab_wqfs_using tail' -l timefmt -x -d 'of times, as strftime(3); %f are microseconds'
 complete -c wqfs -n '_shtab_wqfs_using tail' -l ts -d 'times with the date'
 complete -c wqfs -n '_shtab_wqfs_using tail' -l utc -d 'times in UTC'
-complete -c wqfs -n '_shtab_wqfs_using tail' -l color -xka "auto always never" -d 'auto: on a terminal without NO_COLOR'
+complete -c wqfs -n '_shtab_wqfs_using tail' -l color -xka "auto always never" -d 'auto: on a terminal, without NO_COLOR'
 complete -c wqfs -n '_shtab_wqfs_using tail' -l quiet -s q -d 'say nothing on standard error but errors'
 complete -c wqfs -n '_shtab_wqfs_using tail' -l exec -x -d 'run it by the shell for each event: the event is its standard input as JSON, and WQFS_SEQ, WQFS_TYPE, WQFS_EVENT ... its environment'
 complete -c wqfs -n '_shtab_wqfs_using; and test $_shtab_wqfs_npos -eq 0' -a wait -d 'Wait until a condition holds. If it does already, return at once; one that held for a moment only while'

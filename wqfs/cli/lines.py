@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from wqfs.abi.records import LOSS
 from wqfs.cli.command import CommandFailed
+from wqfs.cli.tables import printable
 from wqfs.cli.watching import Event
 from wqfs.event import record_of
 
@@ -48,7 +49,7 @@ def short(clock: Clock | None, *, color: bool) -> Callable[[Event], bytes]:
             what = f"\x1b[{code}m{kind:<5} {event['event']}\x1b[0m"
         else:
             what = f"{kind:<5} {event['event']}"
-        return _encoded(" ".join([when + what, *_details(event)])) + b"\n"
+        return _encoded(" ".join([when + what, *map(printable, _details(event))])) + b"\n"
 
     return line
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 BOLD, RED, GREEN, YELLOW, DIM = "1", "31", "32", "33", "2"
 
 
-def add_colour(options: argparse.ArgumentParser) -> None:
+def add_colour(options: argparse._ActionsContainer) -> None:
     """The option --color."""
     options.add_argument(
         "--color", choices=("auto", "always", "never"), default="auto", help="auto: on a terminal, without NO_COLOR"

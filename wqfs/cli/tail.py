@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from wqfs.abi.filters import Filter
-from wqfs.cli import choosing, lines
+from wqfs.cli import choosing, lines, tables
 from wqfs.cli.command import EXIT_LOST, EXIT_OK, EXIT_TIMED_OUT, CommandFailed, Parser, count, parser, seconds
 from wqfs.cli.sources import Source, kernel_source, watch_source
 from wqfs.cli.watching import Event
@@ -68,12 +68,7 @@ def make_parser() -> Parser:
     shape.add_argument("--timefmt", metavar="FORMAT", help="of times, as strftime(3); %%f are microseconds")
     shape.add_argument("--ts", action="store_true", help="times with the date")
     shape.add_argument("--utc", action="store_true", help="times in UTC")
-    shape.add_argument(
-        "--color",
-        choices=("auto", "always", "never"),
-        default="auto",
-        help="auto: on a terminal without NO_COLOR",
-    )
+    tables.add_colour(shape)
     shape.add_argument("--quiet", "-q", action="store_true", help="say nothing on standard error but errors")
     options.add_argument(
         "--exec",
@@ -116,12 +111,7 @@ def _writer(given: argparse.Namespace) -> Callable[[Event], bytes]:
         return lines.fields(given.fields.split(","), clock)
     if given.output in ("json", "raw"):
         return lines.as_json if given.output == "json" else lines.raw
-    return lines.short(clock if given.output == "short" else None, color=use_color(given.color))
-
-
-def use_color(when: str) -> bool:
-    """Whether to colour standard output. when: auto, always or never."""
-    return when == "always" or (when == "auto" and sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
+    return lines.short(clock if given.output == "short" else None, color=tables.wants_colour(given.color))
 
 
 def _cursor(file: str) -> int:
