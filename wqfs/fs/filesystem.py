@@ -10,13 +10,14 @@ import os
 import stat
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from wqfs.event import Log, Stream
 from wqfs.fs import nodes, views
 from wqfs.fs.channel import Channel
 from wqfs.fs.control import Control
 from wqfs.fs.handles.base import Caller, Handle, Source
+from wqfs.fs.handles.calls import CallsHandle
 from wqfs.fs.handles.lines import LineContext, LineHandle, RecordsHandle, WholeTextHandle
 from wqfs.fs.handles.queue import QueueContext, QueueHandle, ReadMemory
 from wqfs.fs.handles.text import ChangingTextHandle, EventsHandle, LogHandle, TextHandle
@@ -99,6 +100,7 @@ class Filesystem:
             too_small=errno.ENOBUFS if options.enobufs else errno.EMSGSIZE,
             read_memory=read_memory,
             watch_object=self.control.watch_object,
+            watch_key_as=self.control.watch_key_as,
             released=self._released,
             complain=self.refusals.add,
         )
@@ -192,6 +194,8 @@ class Filesystem:
             return LineHandle("post", _NOTHING, self._post, self._lines)
         if place is nodes.RECORDS:
             return RecordsHandle(self._deliver_raw, self.refusals.add)
+        if place is nodes.CALLS:
+            return CallsHandle(self._call, self.refusals.add)
         if place is nodes.MOUNTINFO:
             if self._mount_source is None:
                 self._mount_source = Source(self.mount_changes, self.channel.ready)
@@ -259,6 +263,15 @@ class Filesystem:
 
     def _post(self, line: str, caller: Caller) -> None:
         self.control.run(line, caller, self.now_ns())
+        self._changed()
+
+    def _call(self, request: dict[str, Any]) -> dict[str, Any]:
+        answer = self.control.call(request, self.now_ns())
+        self._changed()
+        return answer
+
+    def _changed(self) -> None:
+        """After something that may have changed the simulated system."""
         self.mount_changes.update(self.system.mounts.changed)
         schedule = (self.system.keys.next_collection_ns, self.system.ahead_ns)
         if schedule != self._schedule:
