@@ -5,11 +5,17 @@ from __future__ import annotations
 import errno
 import os
 
+from wqfs.abi import ioctls
 from wqfs.run.call import Call, signed, unsigned
 from wqfs.run.keys import OPERATIONS
 from wqfs.run.numbers import F_SETPIPE_SZ, FIONREAD
 
 _LETTERS = {"add_key": "xxxui", "request_key": "xxxi"}
+_IOCTLS = {
+    FIONREAD: "FIONREAD",
+    ioctls.IOC_WATCH_QUEUE_SET_SIZE: "IOC_WATCH_QUEUE_SET_SIZE",
+    ioctls.IOC_WATCH_QUEUE_SET_FILTER: "IOC_WATCH_QUEUE_SET_FILTER",
+}
 _FLAGS = ((os.O_EXCL, "O_NOTIFICATION_PIPE"), (os.O_NONBLOCK, "O_NONBLOCK"), (os.O_CLOEXEC, "O_CLOEXEC"))
 
 
@@ -40,8 +46,7 @@ def _arguments(call: Call) -> list[str]:
         rest = flags & ~sum(bit for bit, _ in _FLAGS)
         return [_shown("x", a[0]), "|".join([*named, *([hex(rest)] if rest else [])])]
     if call.name == "ioctl":
-        command = "FIONREAD" if unsigned(a[1]) == FIONREAD else "IOC_WATCH_QUEUE_SET_FILTER"
-        return [str(signed(a[0])), command, _shown("x", a[2])]
+        return [str(signed(a[0])), _IOCTLS.get(unsigned(a[1]), hex(unsigned(a[1]))), _shown("x", a[2])]
     if call.name == "fcntl":
         return [str(signed(a[0])), "F_SETPIPE_SZ" if unsigned(a[1]) == F_SETPIPE_SZ else "F_GETPIPE_SZ"]
     if call.name == "write":

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from wqfs.sim.command import ROOT, Actor
 from wqfs.sim.errors import Refused
 from wqfs.sim.key_store import KeyRefused
-from wqfs.sim.keys import Need
+from wqfs.sim.keys import Keyring, Need
 
 if TYPE_CHECKING:
     from wqfs.sim.system import System
@@ -131,7 +131,12 @@ def _describe(system: System, actor: Actor, a: Arguments, now_ns: int) -> Answer
 
 
 def _read(system: System, actor: Actor, a: Arguments, now_ns: int) -> Answer:
-    return system.keys.read(actor, _number(a[0]), now_ns)
+    """a[1]: the size of the caller's buffer, which for a keyring is to hold whole numbers (keyring_read)."""
+    data = system.keys.read(actor, _number(a[0]), now_ns)
+    size = _number(a[1])
+    if size % 4 and isinstance(system.keys.resolve(actor, _number(a[0]), now_ns)[0], Keyring):
+        raise Refused(errno.EINVAL, f"expected a buffer of whole serial numbers, not of {size} bytes")
+    return data
 
 
 def _constructed(system: System, actor: Actor, a: Arguments, now_ns: int) -> Answer:
@@ -253,7 +258,7 @@ _CALLS: Mapping[str, tuple[str, Run]] = {
     "link": ("ii", _nothing(lambda s, who, a, now: s.keys.link(who, _number(a[0]), _number(a[1]), now))),
     "unlink": ("ii", _nothing(lambda s, who, a, now: s.keys.unlink(who, _number(a[0]), _number(a[1]), now))),
     "search": ("itti", _search),
-    "read": ("i", _read),
+    "read": ("ii", _read),
     "instantiate": (
         "ini",
         _nothing(lambda s, who, a, now: s.keys.instantiate(who, _number(a[0]), _bytes(a[1] or b""), now, _ring(a[2]))),
