@@ -251,21 +251,18 @@ def test_signals_all_the_time_disturb_no_call() -> None:
     inside("""
         signal.signal(signal.SIGURG, lambda number, frame: None)
         signal.siginterrupt(signal.SIGURG, False)  # SA_RESTART
-        stop = []
-        def disturb():
-            while not stop:
-                os.kill(os.getpid(), signal.SIGURG)
-        thread = threading.Thread(target=disturb)
-        thread.start()
+        disturbs = os.fork()
+        while not disturbs:
+            os.kill(os.getppid(), signal.SIGURG)
         before = len(os.listdir("/proc/self/fd"))
-        for _ in range(200):
+        for _ in range(60):
             reader, writer = pipe()
             happen()
             assert fionread(reader) == 16
             os.close(reader)
             os.close(writer)
-        stop.append(1)
-        thread.join()
+        os.kill(disturbs, signal.SIGKILL)
+        os.waitpid(disturbs, 0)
         assert len(os.listdir("/proc/self/fd")) == before
     """)
 
