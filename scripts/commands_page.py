@@ -31,7 +31,7 @@ def page() -> str:
     for command in language.COMMANDS:
         events = command.events.rstrip(".")
         parts.append(f"## `{' '.join(command.words)}`\n\n")
-        parts.append("".join(f"    {line.strip()}\n" for line in [command.usage]))
+        parts.append(f"```text\n{command.usage.strip()}\n```\n")
         parts.append(f"\n{command.summary}\n\nEvents: {events}.\n\n")
         parts.append(f"Errors: {command.errors}.\n\n")
     return "".join(parts).rstrip("\n") + "\n"
