@@ -65,6 +65,8 @@ def test_page_does_what_it_shows(page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_is_run_by_something(page: str) -> None:
+    fences = re.findall(r"^\s*(?:```|~~~).*$", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(fences) == 2 * len(pages.blocks(page)), f"{page}: expected ```LANGUAGE ... ``` alone, not {fences}"
     found = blocks_to_run(page)
     for block in found:
         if block.name:
