@@ -10,15 +10,16 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Final
 
+from scripts import record_tables
+from scripts.markdown import table
 from scripts.pages import ROOT, pages
 from wqfs.abi import ioctls
 from wqfs.abi import records as r
 from wqfs.abi.errors import ERRNO_NAMES
 from wqfs.abi.filters import FILTERS_MAX
-from wqfs.event import event_word
 from wqfs.fs import nodes
 from wqfs.fs.channel_limits import MAX_WRITE
 from wqfs.fs.handles.lines import MAX_TEXT
@@ -29,11 +30,6 @@ from wqfs.queue import DEPTH_MAX
 from wqfs.sim.language import COMMANDS
 
 _MARKED: Final = re.compile(r"(<!-- table: ([a-z-]+) -->\n\n).*?(<!-- end of table -->)", re.DOTALL)
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
 
 # -- files
@@ -68,7 +64,7 @@ def _files() -> str:
     order = [nodes.ROOT_QUEUE, nodes.POST, nodes.ERRORS, nodes.METRICS, nodes.WATCHES, nodes.WATCH]
     order += [*nodes.CHILDREN[nodes.WATCH], nodes.SIM, *nodes.CHILDREN[nodes.SIM]]
     assert set(order) == {*nodes.FIXED.values(), *nodes.OF_A_WATCH.values()} - {nodes.ROOT}
-    return _table(
+    return table(
         ("file", "mode", "what"),
         (
             (f"`{place.path}{'/' * place.is_directory}`", f"{stat.S_IMODE(place.mode):04o}", _FILES[place])
@@ -77,66 +73,31 @@ def _files() -> str:
     )
 
 
-# -- records
-
-_BODIES: Final = {
-    r.WatchType.META: "removal: `u64 id`; loss: none",
-    r.WatchType.KEY_NOTIFY: "`u32 key_id, u32 aux`",
-    r.WatchType.MOUNT_NOTIFY: "`u64 triggered_on, u64 auxiliary_mount`",
-    r.WatchType.SB_NOTIFY: "`u64 sb_id`; error: and `u32 error_number, u32 error_cookie`, text to the end",
-    r.WatchType.BLOCK_NOTIFY: "`u64 dev, u64 sector`",
-}
-
-
-def _record_types() -> str:
-    rows = []
-    for type_, body in _BODIES.items():
-        subtypes = ", ".join(f"{subtype.value} {event_word(type_, subtype)}" for subtype in r.SUBTYPES[type_])
-        rows.append((type_.value, f"`{r.TYPE_WORDS[type_]}`", type_.name, body, subtypes))
-    return _table(("type", "word", "name", "body", "subtypes"), rows)
-
-
-_FLAGS: Final = {
-    r.MountFlag.IN_SUBTREE: "it happened below the watched place, not at it",
-    r.MountFlag.IS_NOW_RO: "of new_mount, readonly, setattr: the mount is read-only",
-    r.MountFlag.IS_SUBMOUNT: "of new_mount: the kernel mounted it, as an automount",
-}
-_SB_FLAGS: Final = {r.SbFlag.IS_NOW_RO: "of readonly: the superblock is read-only; without it, it is writable again"}
-
-
-def _record_flags() -> str:
-    rows = [("mount", flag, text) for flag, text in _FLAGS.items()]
-    assert {*_FLAGS} == {*r.MountFlag} and {*_SB_FLAGS} == {*r.SbFlag}
-    return _table(
-        ("type", "flag", "bit of `info`", "meaning"),
-        (
-            (word, f"`{flag.name}`", f"`{int(flag):#010x}`", text)
-            for word, flag, text in [*rows, *(("sb", flag, text) for flag, text in _SB_FLAGS.items())]
-        ),
-    )
-
-
 # -- ioctls
 
+_WATCHING: Final = "EINVAL, EBUSY, EBADSLT, EDQUOT"
 _IOCTLS: Final = (
-    ("IOC_WATCH_QUEUE_SET_SIZE", "the depth, 1..512, by value", "EINVAL, EBUSY"),
-    ("IOC_WATCH_QUEUE_SET_FILTER", "pointer to a filter; null removes it", "EINVAL, EFAULT, EPERM"),
-    ("WQFS_IOC_WATCH_KEY", "`struct wqfs_watch_key`", "EINVAL, EBUSY, EBADSLT, EDQUOT, as keyctl(2)"),
-    ("WQFS_IOC_WATCH_MOUNT", "`struct wqfs_watch_path`", "EINVAL, EBUSY, EBADSLT, EDQUOT"),
-    ("WQFS_IOC_WATCH_SB", "`struct wqfs_watch_path`", "EINVAL, EBUSY, EBADSLT, EDQUOT"),
-    ("WQFS_IOC_WATCH_DEVICES", "`struct wqfs_watch_devices`", "EINVAL, EBUSY, EBADSLT, EDQUOT"),
-    ("WQFS_IOC_QUEUED", "filled in: `struct wqfs_queued`", ""),
-    ("WQFS_IOC_SETTLE", "0 or `WQFS_SETTLE_READERS`, by value", "EINVAL, EINTR, ENOMEM, EPIPE"),
+    ("IOC_WATCH_QUEUE_SET_SIZE", "the depth, 1..512, by value", None, "EINVAL, EBUSY"),
+    ("IOC_WATCH_QUEUE_SET_FILTER", "pointer to a filter; null removes it", None, "EINVAL, EFAULT, EPERM"),
+    ("WQFS_IOC_WATCH_KEY", "`struct wqfs_watch_key`", ioctls.WATCH_KEY, f"{_WATCHING}, as keyctl(2)"),
+    ("WQFS_IOC_WATCH_MOUNT", "`struct wqfs_watch_path`", ioctls.WATCH_PATH, _WATCHING),
+    ("WQFS_IOC_WATCH_SB", "`struct wqfs_watch_path`", ioctls.WATCH_PATH, _WATCHING),
+    ("WQFS_IOC_WATCH_DEVICES", "`struct wqfs_watch_devices`", ioctls.WATCH_DEVICES, _WATCHING),
+    ("WQFS_IOC_QUEUED", "filled in: `struct wqfs_queued`", ioctls.QUEUED, ""),
+    ("WQFS_IOC_SETTLE", "0 or `WQFS_SETTLE_READERS`, by value", None, "EINVAL, EINTR, ENOMEM, EPIPE"),
 )
 
 
 def _ioctls() -> str:
     known = {name for name in vars(ioctls) if name.startswith(("IOC_", "WQFS_IOC_"))}
-    assert known == {name for name, _, _ in _IOCTLS}
-    rows = [(f"`{name}`", f"`{vars(ioctls)[name]:#010x}`", argument, errnos) for name, argument, errnos in _IOCTLS]
+    assert known == {name for name, *_ in _IOCTLS}
+    rows = [
+        (f"`{name}`", f"`{vars(ioctls)[name]:#010x}`", argument + (f", {shape.size} bytes" if shape else ""), errnos)
+        for name, argument, shape, errnos in _IOCTLS
+    ]
     one = ioctls.wqfs_ioc_set_filter(1)
     sized = ("`WQFS_IOC_SET_FILTER(n)`", f"`{one:#010x}` for n = 1", "the filter itself; n = 0 removes it", "EINVAL")
-    return _table(("name", "number", "argument", "errnos"), [*rows[:2], sized, *rows[2:]])
+    return table(("name", "number", "argument", "errnos"), [*rows[:2], sized, *rows[2:]])
 
 
 # -- options
@@ -168,7 +129,7 @@ def _options() -> str:
         shown = "off" if default is False else "" if default is None else f"`{default}`"
         low, high = BOUNDS.get(name, ("", ""))
         rows.append((f"`{name}`", shown, f"{low:,}..{high:,}" if name in BOUNDS else "", what, beyond.strip()))
-    return _table(("option", "default", "range", "what", "beyond it"), rows)
+    return table(("option", "default", "range", "what", "beyond it"), rows)
 
 
 # -- errnos of commands
@@ -187,7 +148,7 @@ def _command_errnos() -> str:
             if colon and re.fullmatch(_NAMES, names):
                 for name in names.split(", "):
                     found.setdefault((name, why), []).append(f"`{' '.join(command.words)}`")
-    return _table(
+    return table(
         ("errno", "sentence", "why", "commands"),
         ((name, os.strerror(_NUMBERS[name]), why, ", ".join(found[name, why])) for name, why in sorted(found)),
     )
@@ -213,7 +174,7 @@ def _limits() -> str:
         what, _, beyond = text.partition(" | ")
         if beyond and name in BOUNDS:
             rows.append((what, f"{getattr(Options(), name):,}", f"`{name}`", beyond))
-    return _table(("what", "limit", "option", "beyond it"), rows)
+    return table(("what", "limit", "option", "beyond it"), rows)
 
 
 _FIGURES: Final = (
@@ -240,13 +201,15 @@ def _figures() -> str:
             what, *cells = (cell.strip() for cell in line.strip("| ").split("|"))
             rows[what] = [re.sub(r" \(.*| *n/a", "", cell) for cell in cells[:4]]
     head = ("what", "wqfs", "a server in C", "pyfuse3 alone", "a pipe")
-    return _table(head, ((what, *rows[what]) for what in _FIGURES))
+    return table(head, ((what, *rows[what]) for what in _FIGURES))
 
 
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "files": _files,
-    "record-types": _record_types,
-    "record-flags": _record_flags,
+    "record-types": record_tables.record_types,
+    "record-bodies": record_tables.record_bodies,
+    "record-flags": record_tables.record_flags,
+    "device-errors": record_tables.device_errors,
     "ioctls": _ioctls,
     "options": _options,
     "command-errnos": _command_errnos,

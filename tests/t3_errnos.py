@@ -23,7 +23,8 @@ from wqfs.abi import ioctls
 from wqfs.abi.errors import ERRNO_NAMES
 from wqfs.abi.filters import FILTER_HEADER
 
-PAGE = (ROOT / "docs/reference/errnos.md").read_text(encoding="utf-8").partition("## Of the commands")[0]
+WHOLE_PAGE = (ROOT / "docs/reference/errnos.md").read_text(encoding="utf-8")
+PAGE = WHOLE_PAGE.partition("## Of the commands")[0]
 ROWS = re.findall(r"^\| (E[A-Z0-9]+) \| ([^|]*) \| ([^|]*) \| ([^|]*) \|$", PAGE, re.MULTILINE)
 OPTIONS = "max_waiting=1,max_objects=2,max_watches=6,max_line=64"
 
@@ -426,3 +427,13 @@ def test_every_errno_that_the_files_name_is_on_the_page() -> None:
         for name in re.findall(r"errno\.(E[A-Z0-9]+)", source.read_text(encoding="utf-8"))
     }
     assert named - own <= {name for name, _, _, _ in ROWS}
+
+
+def test_every_errno_that_a_command_is_refused_with_is_on_the_page() -> None:
+    raised = {
+        name
+        for source in (ROOT / "wqfs/sim").glob("*.py")
+        for name in re.findall(r"Refused\(\s*errno\.(E[A-Z0-9]+)", source.read_text(encoding="utf-8"))
+    }
+    assert len(raised) > 15
+    assert raised <= set(re.findall(r"^\| (E[A-Z0-9]+) \|", WHOLE_PAGE, re.MULTILINE))
