@@ -44,7 +44,7 @@ lint: setup ## ruff and mypy
 
 docs: setup ## write into README and docs/ what the code knows; PAGES= and what their commands print
 	$(VENV_PYTHON) -m scripts.reference_tables
-	$(VENV_PYTHON) -m scripts.commands_page > docs/commands.md.new && mv docs/commands.md.new docs/commands.md
+	$(VENV_PYTHON) -m scripts.commands_page
 	$(VENV_PYTHON) -m scripts.scenario_pages
 	$(if $(PAGES),$(VENV_PYTHON) -m scripts.pages $(PAGES))
 

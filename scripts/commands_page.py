@@ -1,8 +1,12 @@
-"""Writes docs/commands.md from the table that parses: `python scripts/commands_page.py > docs/commands.md`."""
+"""Writes docs/commands.md from the table that parses: `python -m scripts.commands_page`."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from wqfs.sim import language
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 HEAD = """\
 # The command language
@@ -38,4 +42,4 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    print(page(), end="")
+    (DOCS / "commands.md").write_text(page())
