@@ -6,6 +6,7 @@ stands in one of the tables below, with who runs it or why nobody can.
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -15,6 +16,8 @@ import pytest
 from scripts import commands_page, pages, reference_tables
 from scripts.pages import Block
 from tests.tools import ROOT
+from wqfs.fs.options import Options
+from wqfs.queue import DEPTH_MAX
 
 RUN_ELSEWHERE = {
     r"docs/scenarios/[a-z-]+\.md": "tests/t3_play.py plays each, tests/t1_scenario.py holds its page",
@@ -128,6 +131,27 @@ def test_commands_page_is_that_of_the_table() -> None:
 def test_structures_on_the_page_are_those_of_the_header() -> None:
     (block,) = [block for block in pages.blocks("docs/reference/ioctls.md") if block.language == "c"]
     assert block.text.strip() in (ROOT / "wqfs/abi/wqfs.h").read_text()
+
+
+def test_counts_of_recorded_scripts_are_those_of_the_files() -> None:
+    counts = {path.stem: len(json.loads(path.read_text())) for path in (ROOT / "tests/conformance").glob("*.json")}
+    mounts = counts.pop("mounts")
+    text = (ROOT / "docs/differences.md").read_text(encoding="utf-8")
+    assert f"{sum(counts.values())} recorded\nscripts" in text and f"{mounts} recorded scripts of mount(8)" in text
+    assert f"answers {sum(counts.values())} scripts" in " ".join((ROOT / "docs/explanation.md").read_text().split())
+
+
+def test_limits_that_readme_names_are_the_defaults() -> None:
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    limits = Options()
+    for said in (
+        f"watches of a user ({limits.max_watches}, EDQUOT)",
+        f"objects of a watch ({limits.max_objects}, EDQUOT)",
+        f"waiting readers ({limits.max_waiting}, ENOMEM)",
+        f"a command's length ({limits.max_line} bytes, EINVAL)",
+        f"at most {DEPTH_MAX} records",
+    ):
+        assert said in text
 
 
 # -- links
