@@ -73,7 +73,11 @@ def waiting(mount: Mount, call: Callable[[], object]) -> Iterator[Call]:
 
 @provokes("EACCES", "a command, or watching a key")
 def _(mount: Mount, watch: Path) -> None:
-    mount.post("key add user closed x @s", "key setperm closed 0")
+    mount.post("key add user closed x @s")
+    serial = next(line.split()[0] for line in (mount.path / "sim/keys").read_text().splitlines() if " closed" in line)
+    mount.post("key setperm closed 0")
+    with refused(errno.EACCES):
+        write(watch / "objects", f"key {int(serial, 16)} id=1\n")
     mount.post("key update closed y")
 
 
