@@ -253,19 +253,25 @@ def shell_for(page: str) -> Iterator[Shell]:
 
 def write_outputs(page: str) -> None:
     """Run a page and put what its commands print into it, where it is not so already."""
-    text = (ROOT / page).read_text(encoding="utf-8")
+    texts: list[str] = []
     with shell_for(page) as shell:
         for block in blocks(page):
-            if block.language != "console":
-                continue
-            parts = []
-            for command in commands(block.text):
-                came = shell.run(command.text)
-                head, *further = command.text.splitlines()
-                parts.append(f"$ {head}\n" + "".join(f"> {line}".rstrip() + "\n" for line in further))
-                parts.append(command.output if same(command.output, came) else came.rstrip("\n") + "\n" if came else "")
-            text = text.replace(block.text, "".join(parts))
+            is_console = block.language == "console"
+            texts.append("".join(_written(shell, each) for each in commands(block.text)) if is_console else block.text)
+    put = iter(texts)
+    text = (ROOT / page).read_text(encoding="utf-8")
+    text = _FENCE.sub(lambda match: match[0].replace(match["text"], next(put), 1), text)
     (ROOT / page).write_text(text, encoding="utf-8")
+
+
+def _written(shell: Shell, command: Command) -> str:
+    """A command with its output, as the page is to have it."""
+    came = shell.run(command.text)
+    if same(command.output, came):
+        came = command.output
+    head, *further = command.text.splitlines()
+    lines = [f"$ {head}", *(f"> {line}".rstrip() for line in further)]
+    return "".join(line + "\n" for line in lines) + (came.rstrip("\n") + "\n" if came.strip("\n") else "")
 
 
 if __name__ == "__main__":
