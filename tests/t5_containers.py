@@ -120,6 +120,25 @@ def test_tools_of_busybox_inside_follow_what_the_host_posts(host: Host) -> None:
     assert re.search(r"^02000000\n1\n.*nonsense.*\nend$", said, re.MULTILINE | re.DOTALL), said
 
 
+@pytest.mark.parametrize("end", ["fusermount3 -u /run/above/wqfs", "pkill -KILL wqfs"])
+def test_daemon_that_starts_anew_is_seen_through_the_folder_above(host: Host, end: str) -> None:
+    """(a): and not through the mountpoint itself."""
+    said = host.run(f"""
+        mkdir -p /run/above/wqfs
+        wqfs -o allow_other /run/above/wqfs
+        podman run -d --name above -v /run/above:/run/above:rslave busybox sleep 1000
+        podman run -d --name itself -v /run/above/wqfs:/run/above/wqfs:rslave busybox sleep 1000
+        {end}
+        wqfs -o allow_other /run/above/wqfs
+        wqfs watch make anew
+        podman exec above ls /run/above/wqfs/watches
+        podman exec itself ls /run/above/wqfs/watches || echo dead
+        echo end
+    """)
+    dead = "ls: /run/above/wqfs/watches: Transport endpoint is not connected\ndead\n" if "KILL" in end else ""
+    assert said.endswith(f"\nanew\n{dead}end\n"), said
+
+
 def test_users_of_a_container_watch_with_allow_other_alone(host: Host) -> None:
     """(a): what the page says of allow_other."""
     said = host.run("""
@@ -129,12 +148,20 @@ def test_users_of_a_container_watch_with_allow_other_alone(host: Host) -> None:
         try() { podman run --rm --user 1000:1000 -v /run/wqfs:/run/wqfs -v /run/closed:/run/closed busybox "$@" 2>&1; }
         try sh -c 'mkdir /run/wqfs/watches/mine && cat /run/wqfs/watches/mine/status | head -n 1'
         try sh -c 'echo "umount /" > /run/wqfs/post' || echo no post
+        podman run --rm -v /run/closed:/run/closed busybox ls -d /run/closed/watches
+        ada() {
+            env -u CONTAINERS_STORAGE_CONF -C /run/ada HOME=/run/ada TMPDIR=/run/ada/tmp \
+                XDG_RUNTIME_DIR=/run/user/4711 CONTAINERS_CONF=/run/ada/containers.conf \
+                setpriv --reuid=ada --regid=ada --clear-groups "$@"
+        }
+        ada podman run --rm -v /run/wqfs:/run/wqfs wqfs sh -c 'mkdir /run/wqfs/watches/hers; ls /run/wqfs/watches'
         try ls /run/closed || echo closed
         fusermount3 -u /run/wqfs
         fusermount3 -u /run/closed
     """)
     assert re.search(r"^queued 0$", said, re.MULTILINE), said
     assert "no post" in said and said.endswith("closed\n"), said
+    assert "\n/run/closed/watches\nhers\nmine\n" in said, said  # root of a rootless container is a user
 
 
 def test_socket_lets_in_its_owner_alone_until_its_mode_is_changed(host: Host) -> None:
@@ -153,6 +180,17 @@ def test_socket_lets_in_its_owner_alone_until_its_mode_is_changed(host: Host) ->
     """)
     assert "Permission denied" in said and "refused with 1" in said
     assert "\n0 200 /run/wqfs/post\n" in said  # the mounter's, though user 1000 serves it
+
+
+def test_container_without_privilege_hears_what_would_help(host: Host) -> None:
+    said = host.run("""
+        podman run --rm --cap-drop=all wqfs wqfs /run/wqfs || echo refused with $?
+        podman run --rm --cap-drop=all --device /dev/fuse wqfs wqfs /run/wqfs || echo refused with $?
+        podman run --rm --cap-drop=all wqfs wqfs doctor || echo it cannot be mounted
+    """)
+    assert re.search(r"/dev/fuse is missing.*--device /dev/fuse, or mount outside it \(wqfs handover\)", said), said
+    assert re.search(r"--cap-add SYS_ADMIN, or mount outside \(wqfs handover\)\.\nrefused with 1\n", said), said
+    assert re.search(r"^fail +permission", said, re.MULTILINE) and said.endswith("it cannot be mounted\n"), said
 
 
 def test_killed_container_leaves_no_mount(host: Host) -> None:
