@@ -152,6 +152,24 @@ def test_socket_of_a_dead_handover_is_replaced_and_a_file_is_not(place: Place) -
     assert place.socket.read_text() == "mine"
 
 
+def test_second_handover_at_a_socket_is_refused_and_the_first_waits_on(place: Place) -> None:
+    with place.handing() as first:
+        with place.handing() as second:
+            assert second.wait(LIMIT) == 1
+        assert "Address already in use" in place.log.read_text()
+        with place.served():
+            use(place.mnt)
+        assert first.wait(LIMIT) == 0
+
+
+def test_command_of_a_failed_mount_has_ended_too(place: Place) -> None:
+    place.mnt.rmdir()
+    script = f"{' '.join(MOUNT_COMMAND)} --fuse-fd unix:{place.socket} -f x; exec sleep 1000"
+    command = [*WQFS, "handover", "--socket", str(place.socket), str(place.mnt), "--", "sh", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert done.returncode == 1 and f"{place.mnt} does not exist" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("fuse_fd", "said"),
     [

@@ -62,8 +62,9 @@ def by_socket(path: str, place: str, options: Options, told: str, command: Seque
                     _gone(path, listener)
                     _serve(connection, place, options, told, process)
         except BaseException:
-            if process is not None:
+            if process is not None:  # it would wait for a mount that does not come
                 process.terminate()
+                process.wait()
             raise
         return EXIT_OK if process is None else end_of(process)
     finally:

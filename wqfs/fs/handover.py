@@ -43,7 +43,8 @@ def _remove_dead(path: str) -> None:
             return
     except OSError:
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trial:
+    # Of another type than the listener's: it is told EPROTOTYPE by one that lives, which hears nothing of it.
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as trial:
         try:
             trial.connect(path)
         except ConnectionRefusedError:
