@@ -51,7 +51,7 @@ class Options:
 
 
 _FLAGS: Final = ("allow_other", "allow_root", "ro", "strict", "enobufs")
-_BOUNDS: Final = {
+BOUNDS: Final = {
     "uid": (0, 2**32 - 2),
     "gid": (0, 2**32 - 2),
     "depth": (1, DEPTH_MAX),
@@ -99,8 +99,8 @@ def _parse_word(word: str, options: Options) -> Options:
         if not re.fullmatch(r"[0-7]{1,4}", value):
             raise UsageError(f"Option umask takes an octal number such as 022, not {value!r}.")
         return replace(options, umask=int(value, 8) & 0o777)
-    if name in _BOUNDS and equals:
-        low, high = _BOUNDS[name]
+    if name in BOUNDS and equals:
+        low, high = BOUNDS[name]
         if not value.isdecimal() or not low <= int(value) <= high:
             raise UsageError(f"Option {name} takes a number of {low}..{high}, not {value!r}.")
         return _with(options, name, int(value))
