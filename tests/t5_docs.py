@@ -22,7 +22,7 @@ from wqfs.queue import DEPTH_MAX
 RUN_ELSEWHERE = {
     r"docs/scenarios/[a-z-]+\.md": "tests/t3_play.py plays each, tests/t1_scenario.py holds its page",
     r"docs/how-to/service\.md": "wants a systemd of its own and root's /etc",
-    r"docs/how-to/containers\.md": "wants container runtimes: its own test has the commands from the page",
+    r"docs/how-to/containers\.md": "wants container runtimes: tests/t5_containers.py runs each block",
 }
 """Pages, as patterns, whose blocks are not run here."""
 NOT_RUN = {
