@@ -94,12 +94,9 @@ def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prefix
 
 
-@pytest.fixture(scope="module")
-def destdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`make install PREFIX=/usr/local DESTDIR=`, as a packager does."""
-    destdir = tmp_path_factory.mktemp("destdir")
-    run("make", "install", "PREFIX=/usr/local", f"DESTDIR={destdir}")
-    return destdir
+@pytest.fixture
+def destdir(installed_tree: Path) -> Path:
+    return installed_tree
 
 
 def test_wheel_holds_typing_header_units_and_pages(wheel: Path) -> None:
