@@ -165,6 +165,15 @@ def test_mount8_with_fstab_type_mounts(destdir: Path, folder: Path) -> None:
     assert re.search(r"^fuse\.wqfs +src$", output, re.MULTILINE)
 
 
+@pytest.mark.parametrize("page", sorted(p.name for p in (ROOT / "docs/man").iterdir()))
+def test_man_finds_the_installed_page(destdir: Path, page: str) -> None:
+    if shutil.which("man") is None:
+        pytest.skip("man is missing (Debian package man-db)")
+    name, section = page.rsplit(".", 1)
+    folder = destdir / "usr/local/share/man"
+    assert run("man", "-M", str(folder), "-w", section, name) == f"{folder}/man{section}/{page}\n"
+
+
 def test_destdir_is_named_nowhere(destdir: Path) -> None:
     named = [
         str(path)

@@ -32,6 +32,7 @@ def test_demo_prints_what_readme_shows() -> None:
 
 def test_commands_page_is_that_of_the_table() -> None:
     assert (ROOT / "docs/commands.md").read_text() == commands_page.page()
+    assert (ROOT / "docs/man/wqfs-commands.5").read_text() == commands_page.man_page()
 
 
 def recipe(language: str) -> str:
