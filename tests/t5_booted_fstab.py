@@ -61,6 +61,19 @@ def test_mount_t_with_options_and_umount(machine: Machine) -> None:
     assert machine.mounts("/mnt/plain") == []
 
 
+def test_line_with_user_is_mounted_and_unmounted_by_that_user(machine: Machine) -> None:
+    fstab(machine, "wqfs /mnt/theirs fuse.wqfs user,noauto 0 0")
+    machine.run("chown", "daemon", "/mnt/theirs")
+    machine.run("mount", "/mnt/theirs", user="daemon")
+    assert machine.mounts("/mnt/theirs") == ["fuse.wqfs"]
+    machine.run("mkdir", "/mnt/theirs/watches/mine", user="daemon")
+    assert (
+        machine.run("ps", "-o", "user=", "-p", machine.run("pgrep", "-f", "wqfs .*/mnt/theirs").strip()) == "daemon\n"
+    )
+    machine.run("umount", "/mnt/theirs", user="daemon")
+    assert machine.mounts("/mnt/theirs") == []
+
+
 @pytest.mark.parametrize(
     ("options", "code", "sentence"),
     [

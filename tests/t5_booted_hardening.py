@@ -105,6 +105,23 @@ def test_service_of_a_user_lives_and_is_started_anew(machine: Machine) -> None:
     assert "ERROR" not in machine.journal("wqfs.service")
 
 
+def test_instance_of_a_user_mounts_at_a_folder_of_that_user(machine: Machine) -> None:
+    unit = "wqfs@srv-events.service"
+    machine.shell(f"""
+        echo user_allow_other >> /etc/fuse.conf
+        install -d -o wqfs -g wqfs /srv/events
+        mkdir -p /etc/systemd/system/{unit}.d
+        cp /usr/local/share/doc/wqfs/wqfs-user.conf /etc/systemd/system/{unit}.d/user.conf
+    """)
+    machine.drop_in(unit, "Environment=WQFS_OPTIONS=allow_other")
+    machine.run("systemctl", "start", unit)
+    assert machine.run("stat", "-c", "%U", "/srv/events", f"/proc/{machine.main_pid(unit)}") == "wqfs\nwqfs\n"
+    machine.run("mkdir", "/srv/events/watches/mine", user="daemon")
+    machine.run("systemctl", "stop", unit)
+    assert machine.show(unit, "Result") == "success"
+    assert machine.mounts("/srv/events") == []
+
+
 @pytest.mark.parametrize("name", GONE)
 def test_service_of_a_user_fails_with_what_the_drop_in_takes_away(machine: Machine, name: str) -> None:
     serve_as_user(machine)

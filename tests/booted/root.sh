@@ -62,6 +62,7 @@ for each in systemd-udevd.service systemd-udev-trigger.service systemd-modules-l
     ln -sf /dev/null "etc/systemd/system/$each"
 done
 : >etc/fstab
+[ -s etc/machine-id ] || tr -d - <proc/sys/kernel/random/uuid >etc/machine-id # no first boot, which may ask things
 if [ -e "$folder/prepare" ]; then sh -eu "$folder/prepare"; fi
 
 step="pivot_root"
