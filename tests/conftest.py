@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.booted import Machine, booted
+from tests.booted import Machine, booted, skip_where_nothing_boots
 from tests.tools import ROOT, Mount, mounted
 
 os.environ["LESSHISTFILE"] = "-"  # the tests of less leave nothing in a home
@@ -79,9 +79,17 @@ def installed_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def the_machine(tmp_path_factory: pytest.TempPathFactory, installed_tree: Path) -> Iterator[Machine]:
+def bootable_tree(request: pytest.FixtureRequest) -> Path:
+    """installed_tree, where a machine can be booted with it."""
+    skip_where_nothing_boots()
+    tree: Path = request.getfixturevalue("installed_tree")
+    return tree
+
+
+@pytest.fixture(scope="session")
+def the_machine(tmp_path_factory: pytest.TempPathFactory, bootable_tree: Path) -> Iterator[Machine]:
     """A booted systemd with wqfs installed, for all tests that ask for it: see `machine`."""
-    with booted(tmp_path_factory.mktemp("booted"), installed_tree) as machine:
+    with booted(tmp_path_factory.mktemp("booted"), bootable_tree) as machine:
         yield machine
 
 

@@ -131,14 +131,14 @@ def test_mount_in_use_is_busy_and_goes_lazily(machine: Machine) -> None:
 
 
 def test_lines_are_mounted_at_boot_and_a_wrong_one_with_nofail_does_not_stop_it(
-    tmp_path: Path, installed_tree: Path
+    tmp_path: Path, bootable_tree: Path
 ) -> None:
     prepare = """
         mkdir -p mnt/good mnt/wrong
         echo 'wqfs /mnt/good fuse.wqfs defaults,allow_other 0 0' >> etc/fstab
         echo 'wqfs /mnt/wrong fuse.wqfs dept=3,nofail 0 0' >> etc/fstab
     """
-    with booted(tmp_path, installed_tree, prepare) as machine:
+    with booted(tmp_path, bootable_tree, prepare) as machine:
         assert machine.mounts("/mnt/good") == ["fuse.wqfs"]
         machine.run("mkdir", "/mnt/good/watches/mine", user="daemon")
         assert machine.show("mnt-wrong.mount", "ActiveState") == "failed"

@@ -123,17 +123,17 @@ def test_wrong_option_fails_the_start_and_the_journal_has_the_sentence(machine: 
     assert machine.show("wqfs.service", "ExecMainStatus") == "1"
 
 
-def test_enabled_service_is_there_after_the_boot(tmp_path: Path, installed_tree: Path) -> None:
+def test_enabled_service_is_there_after_the_boot(tmp_path: Path, bootable_tree: Path) -> None:
     wants = "etc/systemd/system/multi-user.target.wants"
     enable = f"mkdir -p {wants}; ln -s /usr/local/lib/systemd/system/wqfs.service {wants}"
-    with booted(tmp_path, installed_tree, enable) as machine:
+    with booted(tmp_path, bootable_tree, enable) as machine:
         assert machine.run("systemctl", "is-enabled", "wqfs.service") == "enabled\n"
         assert machine.run("systemctl", "is-system-running") == "running\n"
         assert machine.mounts("/run/wqfs") == ["fuse.wqfs"]
 
 
-def test_waiting_readers_do_not_hold_up_a_shutdown(tmp_path: Path, installed_tree: Path) -> None:
-    with booted(tmp_path, installed_tree) as machine:
+def test_waiting_readers_do_not_hold_up_a_shutdown(tmp_path: Path, bootable_tree: Path) -> None:
+    with booted(tmp_path, bootable_tree) as machine:
         machine.run("systemctl", "enable", "--now", "wqfs.service")
         machine.run("systemd-run", "-q", "--unit=reader", "cat", "/run/wqfs/queue")
         wait_for_reader(machine, "/run/wqfs")

@@ -37,7 +37,7 @@ _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 class Machine:
     """A running one. process: the one whose end ends all of it; pid: process 1, as the tests number it."""
 
-    def __init__(self, process: subprocess.Popen[str], pid: int) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], pid: int) -> None:
         self.process = process
         self.pid = pid
 
@@ -114,27 +114,29 @@ def booted(folder: Path, tree: Path, prepare: str = "") -> Iterator[Machine]:
 
     folder: an empty one, for what the boot needs. tree: goes over the root. prepare: a shell script that is run in
     the new root before systemd is, with relative paths. Skips the test where this cannot be."""
-    _skip_without_tools()
+    skip_where_nothing_boots()
     for name in ("work", "console"):
         (folder / name).mkdir() if name == "work" else (folder / name).touch()
     if prepare:
         (folder / "prepare").write_text(prepare)
     with _cgroup() as cgroup, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.bind(os.path.relpath(folder / "notify"))  # a socket's path is short
-        process = subprocess.Popen(
-            [*_NEW_NAMESPACES, "sh", str(_ROOT_SCRIPT), str(folder), str(tree)],
-            preexec_fn=lambda: _join(cgroup), start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        with open(folder / "said", "wb") as said:
+            process = subprocess.Popen(
+                [*_NEW_NAMESPACES, "sh", str(_ROOT_SCRIPT), str(folder), str(tree)],
+                preexec_fn=lambda: _join(cgroup), start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said,
+            )  # fmt: skip
         try:
             _wait_for_boot(process, notify, folder)
             yield Machine(process, int((folder / "pid").read_text()))
         finally:
             process.kill()
-            process.communicate()
+            process.wait()
 
 
-def _skip_without_tools() -> None:
+def skip_where_nothing_boots() -> None:
+    """Skip the test where what a boot needs can be seen to be missing, without trying it."""
     if os.geteuid() != 0:
         pytest.skip("booting a systemd needs root")
     for tool, package in {"systemctl": "systemd", "unshare": "util-linux", "nsenter": "util-linux"}.items():
@@ -166,7 +168,7 @@ def _join(cgroup: Path) -> None:
     (cgroup / "cgroup.procs").write_text("0")
 
 
-def _wait_for_boot(process: subprocess.Popen[str], notify: socket.socket, folder: Path) -> None:
+def _wait_for_boot(process: subprocess.Popen[bytes], notify: socket.socket, folder: Path) -> None:
     """Until systemd says READY=1: all that belongs to the boot is started."""
     ended = os.pidfd_open(process.pid)
     try:
@@ -176,7 +178,8 @@ def _wait_for_boot(process: subprocess.Popen[str], notify: socket.socket, folder
                 if b"READY=1" in notify.recv(4096).split(b"\n"):
                     return
             elif ended in ready:
-                said = process.communicate()[1].strip()
+                process.wait()
+                said = (folder / "said").read_text().strip()
                 if process.returncode == _REFUSED or said.startswith("unshare:"):
                     pytest.skip(f"a systemd cannot be booted here: {said}")
                 pytest.fail(f"process 1 ended with {process.returncode}: {said}")
