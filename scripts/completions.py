@@ -117,6 +117,8 @@ def text(shell: str) -> str:
         made, last, _ = made.partition("complete -o bashdefault -F _shtab_wqfs wqfs")
         assert last
         made += (_PARTS / "tail.bash").read_text()
+    if shell == "fish":
+        made += (_PARTS / "tail.fish").read_text()
     if shell == "zsh":
         made, last, end = made.rpartition("if [[ $zsh_eval_context")
         made = re.sub(r'"\(\*\)::?', '"*:', made)  # shtab's way completes but the first of several

@@ -64,6 +64,8 @@ CASES = [
     ("wqfs post --keep-g", ["--keep-going"]),
     ("wqfs mount -o ro,allow_", ["ro,allow_other", "ro,allow_root"]),
     ("wqfs mount -o allow_other,max_w", ["allow_other,max_waiting=", "allow_other,max_watches="]),
+    ("wqfs /mnt -f -o max_o", ["max_objects="]),
+    ("wqfs -o ro,enob", ["ro,enobufs"]),
     ("wqfs play us", ["usb-stick"]),
     ("wqfs wait key-present @u", ["@u", "@us"]),
     ("wqfs wait error /dev/sd", ["/dev/sdb1"]),
@@ -185,6 +187,14 @@ def test_zsh_completes(zsh: Terminal, line: str, words: list[str]) -> None:
         zsh.wait_for(word)
     zsh.press("\x15echo don''e\n")
     zsh.wait_for("done\n")
+
+
+def test_folder_to_mount_on_is_completed_without_the_word_mount(
+    environment: dict[str, str], zsh: Terminal, bash: Terminal
+) -> None:
+    assert fish(environment, "wqfs /proc/sys/ker") == ["/proc/sys/kernel/"]
+    zsh.completed("wqfs /proc/sys/ker", "wqfs /proc/sys/kernel/")
+    bash.completed("wqfs /proc/sys/ker", "wqfs /proc/sys/kernel/")
 
 
 QUOTED = [

@@ -32,7 +32,7 @@ def test_scripts_are_those_of_the_parsers(name: str) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_scripts_ask_for_each_kind_that_wqfs_answers(name: str) -> None:
-    assert set(re.findall(r"\b_wqfs_ask ([a-z][a-z-]+)", (FOLDER / FILES[name]).read_text())) == set(KINDS)
+    assert set(re.findall(r"(?:\b_wqfs_ask |\bkind=)([a-z][a-z-]+)", (FOLDER / FILES[name]).read_text())) == set(KINDS)
 
 
 def bash(*words: str) -> list[str]:

@@ -190,3 +190,7 @@ complete -c wqfs -n '_shtab_wqfs_using umount' -s h -l help -d 'show this help m
 complete -c wqfs -n '_shtab_wqfs_using umount' -l mount -xka "(_wqfs_ask mount; __fish_complete_directories)" -d 'the mount; by default that of WQFS_MOUNT, else the only one there is'
 complete -c wqfs -n '_shtab_wqfs_using umount' -l lazy -s l -d 'detach it at once; who has files open keeps them, hung up'
 complete -c wqfs -n '_shtab_wqfs_using umount; and test $_shtab_wqfs_npos -eq 0' -ka "(_wqfs_ask mount; __fish_complete_directories)" -d 'the mount, as --mount'
+
+# The form without the word mount: a folder, and -o.
+complete -c wqfs -n '_shtab_wqfs_using; and string match -q -- "*/*" (commandline -ct)' -a '(__fish_complete_directories)'
+complete -c wqfs -n '_shtab_wqfs_using' -s o -xka '(_wqfs_ask options)' -d 'mount options'

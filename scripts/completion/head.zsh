@@ -26,5 +26,11 @@ _wqfs_dir_or_mount() { _wqfs_ask mount; _files -/ }
 # The line as it is, for _wqfs_ask: _arguments changes its words.
 _wqfs() {
   local -a _wqfs_line=("${(@Q)words[1,CURRENT-1]}" "${(Q)PREFIX}")
+  # The form without the word mount: a folder, and -o.
+  if [[ $words[CURRENT-1] == -o ]] && (( ! ${+parameters[_shtab_wqfs_${words[2]}_options]} )); then
+    _wqfs_ask options
+    return
+  fi
   _shtab_wqfs "$@"
+  if (( CURRENT == 2 && compstate[nmatches] == 0 )); then _files -/; fi
 }
