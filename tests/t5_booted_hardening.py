@@ -16,8 +16,12 @@ DROP_IN = (ROOT / "systemd/wqfs-user.conf").read_text()
 PAGE = (ROOT / "docs/how-to/service.md").read_text()
 
 
-def settings(text: str) -> dict[str, str]:
-    return dict(re.findall(r"^([A-Z]\w+)=(.*)$", text, re.MULTILINE))
+def settings(text: str) -> dict[str, list[str]]:
+    """The lines of each setting, in their order."""
+    found: dict[str, list[str]] = {}
+    for name in re.findall(r"^([A-Z]\w+)=", text, re.MULTILINE):
+        found[name] = re.findall(rf"^{name}=.*$", text, re.MULTILINE)
+    return found
 
 
 GONE = [name for name in settings(DROP_IN) if name != "User"]
@@ -125,7 +129,7 @@ def test_instance_of_a_user_mounts_at_a_folder_of_that_user(machine: Machine) ->
 @pytest.mark.parametrize("name", GONE)
 def test_service_of_a_user_fails_with_what_the_drop_in_takes_away(machine: Machine, name: str) -> None:
     serve_as_user(machine)
-    machine.drop_in("wqfs.service", f"{name}={settings(UNIT)[name]}", "Restart=no")
+    machine.drop_in("wqfs.service", *settings(UNIT)[name], "Restart=no")
     done = machine.ask("systemctl", "start", "wqfs.service")
     assert done.returncode == 1, f"{name} does no harm, so it should stay"
     assert machine.mounts("/run/wqfs") == []
