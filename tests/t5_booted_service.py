@@ -71,6 +71,16 @@ def test_stop_is_clean_and_waiting_readers_find_end_of_file(machine: Machine, un
         machine.run("systemctl", "stop", "reader")
 
 
+def test_stop_of_a_frozen_daemon_ends_and_leaves_no_mount(machine: Machine) -> None:
+    machine.run("systemctl", "start", "wqfs.service")
+    machine.run("kill", "-STOP", machine.main_pid("wqfs.service"))
+    machine.run("systemd-run", "-q", "--unit=stuck", "cat", "/run/wqfs/metrics")  # waits for the frozen one
+    machine.run("systemctl", "stop", "wqfs.service", limit=60)
+    assert machine.show("wqfs.service", "ActiveState") in ("inactive", "failed")
+    assert machine.mounts("/run/wqfs") == []
+    wait_until(lambda: machine.show("stuck", "ActiveState") != "active", "the end of who waited")
+
+
 def test_frozen_daemon_is_ended_with_a_traceback_and_started_anew(machine: Machine) -> None:
     machine.drop_in("wqfs.service", "WatchdogSec=1")
     machine.run("systemctl", "start", "wqfs.service")
