@@ -1,4 +1,7 @@
-"""Writes docs/commands.md from the table that parses: `python -m scripts.commands_page`."""
+"""Writes docs/commands.md and docs/man/wqfs-commands.5 from the table that parses.
+
+python -m scripts.commands_page
+"""
 
 from __future__ import annotations
 
@@ -41,5 +44,79 @@ def page() -> str:
     return "".join(parts).rstrip("\n") + "\n"
 
 
+MAN_HEAD = r"""
+.\" Written by scripts/commands_page.py from the table that parses.
+.TH WQFS-COMMANDS 5 2026-11-26 "wqfs 0.1.0" "File Formats"
+.\" Words are not cut: readonly and read-only are two things here.
+.nh
+.ad l
+.SH NAME
+wqfs-commands \- the commands of a wqfs mount's simulated system
+.SH DESCRIPTION
+Lines for
+.I post
+of a wqfs mount, for
+.B wqfs post
+and for the steps of
+.BR wqfs-scenario (5),
+one command each.
+.PP
+Words are parted by blanks and tabs.
+.B \(aq...\(aq
+takes everything as it is; in
+.B \(dq...\(dq
+a backslash stands before \(dq, \e, $ and \(ga alone; elsewhere a backslash takes the next character as it is, or
+with three octal digits is a byte, as in mountinfo (\e040 is a blank).
+.B #
+at the beginning of a word ends the line.
+An empty line does nothing.
+.PP
+A refused command changes nothing: the write fails with the errno that the kernel's interface would give (EINVAL for
+a line that makes no sense), and
+.I errors
+says which line, which word, and what was expected.
+Who gives a command is the user who writes it.
+.PP
+.I KEY
+is a serial number, @t @p @s @u @us (thread, process, session, user, user-session keyring), %TYPE:DESCRIPTION or
+%:KEYRING as in
+.BR keyctl (1),
+or a bare description, which is looked for in the keyrings of the process.
+A command without
+.B as
+is that of the user's login process.
+.SH COMMANDS
+"""
+MAN_TAIL = r"""
+.SH SEE ALSO
+.BR keyctl (1),
+.BR wqfs (1),
+.BR wqfs (5),
+.BR wqfs-scenario (5),
+.BR mount (8)
+"""
+
+
+def man_page() -> str:
+    """wqfs-commands(5) as it should be."""
+    parts = [MAN_HEAD.lstrip("\n")]
+    for command in language.COMMANDS:
+        usage = _roff(command.usage.strip()).replace("|", "|\\:")  # where it may be broken
+        parts.append(f".SS {_roff(' '.join(command.words))}\n.RS 4\n{usage}\n.RE\n")
+        parts.append(f".PP\n{_roff(command.summary)}\n")
+        parts.append(f".PP\nEvents: {_roff(command.events.rstrip('.'))}.\n.PP\nErrors: {_roff(command.errors)}.\n")
+    return "".join(parts) + MAN_TAIL.lstrip("\n")
+
+
+_ROFF = str.maketrans({"\\": "\\e", "-": "\\-", "'": "\\(aq", "`": "\\(ga", "^": "\\(ha", "~": "\\(ti"})
+
+
+def _roff(text: str) -> str:
+    """A line of text, each character as it is."""
+    made = text.translate(_ROFF)
+    return "\\&" + made if made.startswith(".") else made
+
+
 if __name__ == "__main__":
     (DOCS / "commands.md").write_text(page())
+    (DOCS / "man/wqfs-commands.5").write_text(man_page())

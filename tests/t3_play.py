@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.t1_man_pages import scenario_example
 from tests.t1_scenario import SHIPPED
 from tests.tools import LIMIT, Mount, mounted, opened, wait_until
 from wqfs.cli import finding, main
@@ -54,7 +55,11 @@ def queue_bytes(mount: Mount, name: str) -> bytes:
 W = '[[watch]]\nname = "w"\n'
 
 
-# -- shipped scenarios
+# -- shipped scenarios, and that of the man page
+
+
+def test_example_of_wqfs_scenario_5_comes_as_it_says(mount: Mount) -> None:
+    played(mount, scenario_example(), "--fast")
 
 
 @pytest.mark.parametrize("name", [name for name in SHIPPED if name != "autofs"])
