@@ -14,7 +14,8 @@ before `"`, `\\`, `$` and the backquote alone; elsewhere a backslash takes the n
 or with three octal digits is a byte, as in mountinfo (`\\040` is a blank). `#` at the beginning of a
 word ends the line. An empty line does nothing; a carriage return before the newline is left out.
 
-A refused command changes nothing: the write fails with the errno that the kernel's interface would
+A refused command changes nothing (but `umount` of several, or with `-R` or `-A`, keeps what it has done by
+then, as umount(8) does): the write fails with the errno that the kernel's interface would
 give (EINVAL for a line that makes no sense), and `errors` says which line, which word, and what was
 expected. Who gives a command is the user who writes it.
 

@@ -49,6 +49,7 @@ def test_candidates_without_a_system(line: str, wanted: list[str]) -> None:
     [
         ("umount /m", ["/mnt/a\\040b"]),
         ("umount -l /m", ["/mnt/a\\040b"]),
+        ("umount /x /y /m", ["/mnt/a\\040b"]),
         ("sb error /dev/s", ["/dev/sdb1"]),
         ("key update %user:", ["%user:colour"]),
         ("key clear %user:", []),

@@ -217,6 +217,16 @@ def test_umount_of_all_targets_of_the_root_is_busy() -> None:
     assert refusal(make_system("mount --bind / /a"), "umount -A /a").errno == errno.EBUSY
 
 
+def test_umount_of_several_goes_on_after_one_that_is_refused() -> None:
+    system = make_system(*[f"mount -t tmpfs none {path}" for path in ("/a", "/b", "/c")])
+    run(system, "umount /a /b")
+    assert [m.path for m in system.mounts.by_id.values()] == ["/", "/c"]
+    with pytest.raises(Refused) as caught:
+        run(system, "umount -l /a /c")
+    assert (caught.value.errno, caught.value.word) == (errno.EINVAL, 3)
+    assert [m.path for m in system.mounts.by_id.values()] == ["/"]
+
+
 # -- automounts
 
 IS_SUBMOUNT = int(r.MountFlag.IS_SUBMOUNT)
@@ -575,6 +585,68 @@ def test_remount_keeps_what_it_does_not_name() -> None:
 def test_remount_of_a_plain_directory_is_refused(options: str) -> None:
     refused = refusal(make_system(), f"mount -o {options} /a")
     assert (refused.errno, refused.word) == (errno.EINVAL, 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ("noatime,norelatime", "rw,noatime"),
+        ("noatime,strictatime", "rw"),
+        ("strictatime,nostrictatime", "rw,relatime"),
+        ("nodiratime,strictatime,atime", "rw,nodiratime"),
+        ("user", "rw,nosuid,nodev,noexec,relatime"),
+        ("user,exec,suid", "rw,nodev,relatime"),
+        ("group", "rw,nosuid,nodev,relatime"),
+    ],
+)
+def test_options_are_flags_of_which_the_kernel_makes_attributes(options: str, text: str) -> None:
+    assert attribute_text(at(make_system(f"mount -t tmpfs -o {options} none /a"), "/a").attr) == text
+
+
+@pytest.mark.parametrize(
+    ("before", "options", "text"),
+    [
+        ("nosuid,noatime", "remount,bind,nodev /a", "rw,nosuid,nodev,noatime"),
+        ("nosuid,noatime", "remount,bind,nodev none /a", "rw,nodev,noatime"),  # told the source: forgotten
+        ("nosuid,noatime", "remount,bind,nodev,relatime none /a", "rw,nodev,relatime"),
+        ("nosuid,noatime", "remount,bind,relatime /a", "rw,nosuid,noatime"),
+        ("strictatime", "remount,bind,norelatime /a", "rw"),
+        ("strictatime", "remount,bind,nodiratime /a", "rw,nodiratime,relatime"),
+    ],
+)
+def test_remount_keeps_what_mountinfo_says(before: str, options: str, text: str) -> None:
+    system = make_system(f"mount -t tmpfs -o {before} none /a", f"mount -o {options}")
+    assert attribute_text(at(system, "/a").attr) == text
+
+
+def test_remount_of_a_read_only_mount_turns_the_superblock() -> None:
+    """mount(8) has one flag for both, and takes it from mountinfo when nothing is said."""
+    system = make_system("mount -t tmpfs none /a", "mount -o remount,bind,ro /a")
+    watch = make_watch(system, mount_a=1, sb_a=2)
+    run(system, "mount -o remount,nosuid /a")
+    assert brief(watch) == [(2, "readonly", int(r.SbFlag.IS_NOW_RO)), (1, "setattr", IS_NOW_RO)]
+    run(system, "mount -o remount,nosuid none /a")
+    assert not at(system, "/a").sb.read_only
+
+
+def test_remount_bind_takes_read_only_from_the_superblock() -> None:
+    system = make_system("mount /dev/sdb1 /a", "mount /dev/sdb1 /b", "mount -o remount,ro /b")
+    watch = make_watch(system, mount_a=1)
+    run(system, "mount -o remount,bind,nosuid /a")
+    assert brief(watch) == [(1, "readonly", IS_NOW_RO), (1, "setattr", IS_NOW_RO)]
+
+
+def test_bind_with_strictatime_alone_changes_nothing() -> None:
+    system = make_system("mount -t tmpfs none /a", "mount --bind -o strictatime /a /b")
+    assert attribute_text(at(system, "/b").attr) == "rw,relatime"
+
+
+def test_propagation_by_option_needs_a_source() -> None:
+    system = make_system("mount -t tmpfs none /a")
+    assert refusal(system, "mount -o shared /a").errno == errno.EINVAL
+    for line in ("mount --make-shared /a", "mount -o slave none /a", "mount -t none --make-unbindable none /a"):
+        run(system, line)
+    assert at(system, "/a").unbindable and len(system.mounts.by_id) == 2
 
 
 TREE = ("mount -t tmpfs none /a", "mount -t tmpfs -o ro none /a/x", "mount -t tmpfs none /a/x/k")

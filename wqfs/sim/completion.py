@@ -93,7 +93,9 @@ def _arguments(command: Command, given: list[str], prefix: str, system: System |
     ]
     expected = kinds(command)
     if len(positional) < len(expected):
-        return _names(command, expected[len(positional)], system)
+        return _names(command, expected[len(positional)].removesuffix("..."), system)
+    if expected and expected[-1].endswith("..."):
+        return _names(command, expected[-1].removesuffix("..."), system)
     return ()
 
 
