@@ -13,7 +13,6 @@ from wqfs.sim.command import ROOT, Actor
 from wqfs.sim.errors import Refused
 from wqfs.sim.mount_options import PROPAGATION, attribute_text
 from wqfs.sim.mounts import Mount, audience
-from wqfs.sim.sb_commands import TEXT_MAX
 from wqfs.sim.superblocks import Superblock
 from wqfs.sim.system import System
 from wqfs.watch import Watch, Watches
@@ -459,9 +458,12 @@ def test_sb_error_with_cookie_and_text() -> None:
     assert error_of(line) == (errno.EUCLEAN, 16, b"bad magic  number")
 
 
-def test_sb_error_text_is_cut_between_characters() -> None:
-    text = error_of("sb error / EIO " + "a" + "é" * 100)[2]
-    assert text.decode() == "a" + "é" * ((TEXT_MAX - 1) // 2)
+@pytest.mark.parametrize(
+    ("text", "kept"), [("x" * 300, "x" * 103), ("é" * 100, "é" * 51), ("a" + "é" * 100, "a" + "é" * 51)]
+)
+def test_sb_error_text_fills_a_record_of_127_bytes_and_is_cut_between_characters(text: str, kept: str) -> None:
+    assert 8 + 16 + 103 == r.RECORD_MAX == 127
+    assert error_of(f"sb error / EIO {text}")[2].decode() == kept
 
 
 @pytest.mark.parametrize(
