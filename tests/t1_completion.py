@@ -79,6 +79,7 @@ def test_data_has_every_command_and_can_be_written_as_json() -> None:
     document = json.loads(json.dumps(data()))
     assert [tuple(each["words"]) for each in document] == [command.words for command in COMMANDS]
     assert document[0]["options_with_value"]["-t"]
+    assert [set(each["options"]) for each in document] == [set(command.flags) for command in COMMANDS]
     assert all(each["events"] and each["errors"] for each in document)
 
 

@@ -680,6 +680,20 @@ def test_remount_recursively_leaves_the_superblock_alone() -> None:
     assert attribute_text(at(system, "/a/x/k").attr) == "ro,noexec,relatime"
 
 
+def test_recursive_words_alone_are_mount_setattr_and_not_mount() -> None:
+    """Of which one sets an atime in place of another, and the other reads words back from mountinfo."""
+    system = make_system("mount -t tmpfs -o noatime none /a", "mount -t tmpfs -o strictatime,nodiratime none /b")
+    run(system, "mount -o remount,bind,relatime=recursive /a")
+    run(system, "mount -o remount,bind,nosuid=recursive /b")
+    assert attribute_text(at(system, "/a").attr) == "rw,relatime"
+    assert attribute_text(at(system, "/b").attr) == "rw,nosuid,nodiratime"
+
+
+def test_remount_with_other_words_recursive_turns_the_superblock_if_that_is_said() -> None:
+    system = make_system("mount -t tmpfs none /a", "mount -o remount,ro,noexec=recursive /a")
+    assert at(system, "/a").sb.read_only and attribute_text(at(system, "/a").attr) == "ro,noexec,relatime"
+
+
 def test_rbind_with_recursive_options_changes_the_copies_and_keeps_the_rest() -> None:
     system = make_system("mount -t tmpfs -o nodev none /a", "mount -t tmpfs -o nosuid none /a/x")
     run(system, "mount --rbind -o ro=recursive /a /b")

@@ -71,7 +71,7 @@ class MountOptions:
     """What an option string says.
 
     set, clear: flags; deep_set, deep_clear: attributes with `=recursive`, for all mounts below too;
-    read_only: of a new superblock; fs: options of the filesystem; unset: those that are taken away;
+    read_only: of a superblock, None when nothing is said; fs: options of the filesystem; unset: those that are taken away;
     operations: bind, rbind, move, remount; propagation: in the order given.
     """
 
@@ -79,7 +79,7 @@ class MountOptions:
     clear: int = 0
     deep_set: int = 0
     deep_clear: int = 0
-    read_only: bool = False
+    read_only: bool | None = None
     fs: tuple[str, ...] = ()
     unset: tuple[str, ...] = ()
     operations: frozenset[str] = frozenset()
@@ -87,7 +87,7 @@ class MountOptions:
 
     def attributes(self) -> int:
         """The attributes of a new mount."""
-        return _attributes(self.set)
+        return self.attributes_below(_attributes(self.set))
 
     def attributes_after(self, before: int, *, read_only: bool = False, forget: bool = False) -> int:
         """The attributes after a remount of a mount that had `before`.
@@ -95,8 +95,10 @@ class MountOptions:
         mount(8) reads from mountinfo what is not named, and `ro` too if the superblock is `read_only`;
         if it is told the source it does not (`forget`), and what is not named goes.
         """
+        if self.is_deep and not (self.set or self.clear):
+            return self.attributes_below(before)  # mount_setattr(2) alone
         flags = 0 if forget else _flags(before) | (MOUNT_ATTR_RDONLY if read_only else 0)
-        return _attributes(flags & ~self.clear | self.set, before)
+        return self.attributes_below(_attributes(flags & ~self.clear | self.set, before))
 
     @property
     def has_bindable(self) -> bool:
@@ -108,7 +110,7 @@ class MountOptions:
         return _attributes(self.set, before)
 
     def attributes_below(self, before: int) -> int:
-        """The attributes of a mount that had `before` and is mounted below the one that is changed."""
+        """The attributes of a mount that had `before` after mount_setattr(2) with what is `=recursive`."""
         return before & ~self.deep_clear | self.deep_set
 
     @property
@@ -145,7 +147,7 @@ def parse(text: str) -> MountOptions:
     """`ro,nosuid,size=1m`; later words win. `ro=recursive` is for the mounts below too, and not for the
     superblock. What is not known is the filesystem's own option."""
     set_ = clear = deep_set = deep_clear = 0
-    read_only = False
+    read_only = None
     fs: dict[str, str] = {}
     unset: list[str] = []
     operations = set()
@@ -153,12 +155,12 @@ def parse(text: str) -> MountOptions:
     for word in text.split(","):
         name = word.removesuffix("=recursive")
         flags = _FLAGS.get(name)
-        if flags is not None:
+        if flags is not None and name != word:
+            deep_clear, deep_set = _deeper(deep_clear, deep_set, flags)
+        elif flags is not None:
             clear |= flags[0]
             set_ = set_ & ~flags[0] | flags[1]
-            if name != word:
-                deep_clear, deep_set = _deeper(deep_clear, deep_set, flags)
-            elif word in ("ro", "rw"):
+            if word in ("ro", "rw"):
                 read_only = word == "ro"
         elif word in _OPERATIONS:
             operations.add(word)

@@ -39,7 +39,7 @@ def mount(
     """
     tree = system.mounts
     parent, place = tree.lookup(path)
-    sb = system.superblocks.get(source, fstype, options.read_only, options.fs)
+    sb = system.superblocks.get(source, fstype, bool(options.read_only), options.fs)
     try:
         if not place and parent.sb is sb:
             raise Refused(errno.EBUSY, f"{source} is mounted at {parent.path} already")
@@ -279,8 +279,10 @@ def remount(system: System, mount: Mount, options: MountOptions, now_ns: int, *,
     if sb.frozen:
         raise Refused(errno.EBUSY, f"{sb.source} is frozen")
     attributes = options.attributes_after(mount.attr, read_only=sb.read_only, forget=forget)
-    # One flag says it of both: a mount that was read-only turns its superblock so, if nothing is said.
-    read_only = sb.read_only if options.is_deep else bool(attributes & MOUNT_ATTR_RDONLY)
+    if options.is_deep:
+        read_only = sb.read_only if options.read_only is None else options.read_only
+    else:  # one flag says it of both: a mount that was read-only turns its superblock so, if nothing is said
+        read_only = bool(attributes & MOUNT_ATTR_RDONLY)
     turned = read_only != sb.read_only
     fs_options = options.fs_options(sb.options)
     reconfigured = fs_options != sb.options
