@@ -396,6 +396,7 @@ def test_mount_that_is_refused(line: str, expected: int) -> None:
         "mount -t tmpfs -o ro,size=1m none /a",
         "mount none /a -o ro -o size=1m -ttmpfs",
         "mount -rt tmpfs --options=size=1m -- none /a",
+        "mount -m -vn -t tmpfs -o X-mount.mkdir,size=1m,nofail,ro none /a",
         "mount --types tmpfs --source none --target /a -o defaults,size=1m,x-foo,ro",
     ],
 )

@@ -22,7 +22,7 @@ _MOUNT_FLAGS = {
     "-r": "ro", "--read-only": "ro", "-w": "rw", "--rw": "rw", "--read-write": "rw",
     "-B": "bind", "--bind": "bind", "-R": "rbind", "--rbind": "rbind", "-M": "move", "--move": "move",
     "-n": "", "--no-mtab": "", "-v": "", "--verbose": "", "-s": "", "-i": "", "--internal-only": "",
-    "-c": "", "--no-canonicalize": "",
+    "-c": "", "--no-canonicalize": "", "-m": "", "--mkdir": "",
     **{f"--make-{word}": word for word in mount_options.PROPAGATION},
 }  # fmt: skip
 _MOUNT_VALUED = {
@@ -33,7 +33,7 @@ _UMOUNT_FLAGS = {
     "-l": "lazy", "--lazy": "lazy", "-R": "recursive", "--recursive": "recursive",
     "-A": "all", "--all-targets": "all",
     "-f": "", "--force": "", "-n": "", "--no-mtab": "", "-v": "", "--verbose": "", "-q": "", "--quiet": "",
-    "-i": "", "--internal-only": "", "-c": "", "--no-canonicalize": "",
+    "-i": "", "--internal-only": "", "-c": "", "--no-canonicalize": "", "-d": "", "--detach-loop": "",
 }  # fmt: skip
 
 

@@ -71,8 +71,8 @@ class MountOptions:
     """What an option string says.
 
     set, clear: flags; deep_set, deep_clear: attributes with `=recursive`, for all mounts below too;
-    read_only: of a superblock, None when nothing is said; fs: options of the filesystem; unset: those that are taken away;
-    operations: bind, rbind, move, remount; propagation: in the order given.
+    read_only: of a superblock, None when nothing is said; fs: options of the filesystem; unset: those
+    that are taken away; operations: bind, rbind, move, remount; propagation: in the order given.
     """
 
     set: int = 0
