@@ -129,7 +129,9 @@ def _is_understood(step: Any) -> bool:
     except (ValueError, AttributeError):
         return False
     want = step.get("want")
-    return words[:1] in (["mount"], ["umount"]) and isinstance(want, dict) and {"rc", "records"} <= want.keys()
+    if words[:1] not in (["mount"], ["umount"]) or not isinstance(want, dict):
+        return False
+    return isinstance(want.get("rc"), int) and isinstance(want.get("records"), list)
 
 
 def replay(paths: list[str], face: str) -> int:
