@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from wqfs.sim import language
+from wqfs.sim import language, mount_options
+from wqfs.sim.command import Command
 
 HEAD = """\
 # The command language
@@ -26,6 +27,22 @@ for in the keyrings of the process. A command without `as` is that of the user's
 """
 
 
+def options(command: Command) -> str:
+    """The options that it takes, those of one meaning together; "" for none."""
+    by_meaning: dict[str, list[str]] = {}
+    for option, meaning in command.flags.items():
+        by_meaning.setdefault(meaning, []).append(f"`{option}`")
+    without_effect = by_meaning.pop("", [])
+    by_value: dict[str, list[str]] = {}
+    for option, meaning in command.valued.items():
+        by_value.setdefault(meaning, []).append(f"`{option}`")
+    parts = [f"{' '.join(words)} {meaning.upper()}" for meaning, words in by_value.items()]
+    parts += [f"{' '.join(words)} ({meaning})" for meaning, words in by_meaning.items()]
+    if without_effect:
+        parts.append(f"taken without effect: {' '.join(without_effect)}")
+    return "; ".join(parts)
+
+
 def page() -> str:
     """The page as it should be."""
     parts = [HEAD]
@@ -33,7 +50,13 @@ def page() -> str:
         events = command.events.rstrip(".")
         parts.append(f"## `{' '.join(command.words)}`\n\n")
         parts.append("".join(f"    {line.strip()}\n" for line in [command.usage]))
-        parts.append(f"\n{command.summary}\n\nEvents: {events}.\n\n")
+        parts.append(f"\n{command.summary}\n\n")
+        if taken := options(command):
+            parts.append(f"Options: {taken}.\n\n")
+        if "options" in command.valued.values():
+            words = ", ".join(f"`{word}`" for word in mount_options.WORDS)
+            parts.append(f"Words of `-o`: {words}; any other is the filesystem's own.\n\n")
+        parts.append(f"Events: {events}.\n\n")
         parts.append(f"Errors: {command.errors}.\n\n")
     return "".join(parts).rstrip("\n") + "\n"
 

@@ -202,7 +202,8 @@ COMMANDS = (
         "-o remount[,bind],OPTIONS DIR | --make-[r]shared|private|slave|unbindable DIR",
         "Mount a filesystem, show or move a part of the tree elsewhere, change what is mounted, or who "
         "gets what is mounted on it. An attribute with =recursive, as in ro=recursive, is for the mounts "
-        "below too.",
+        "below too. As with mount(8) a remount keeps what is not named, unless SOURCE is named too, and a bind mount "
+        "with options is followed by a remount,bind of it.",
         "new_mount for each mount that appears, the copies on peers and slaves too; with --move move_from "
         "and move_to; with remount,bind readonly if that changes, and setattr; with remount the "
         "superblock's readonly if that changes, and setattr; none with --make-.",
