@@ -577,6 +577,19 @@ def test_remount_turns_the_superblock_then_the_mount() -> None:
     assert at(system, "/b").sb.read_only and not at(system, "/b").attr & 1
 
 
+@pytest.mark.parametrize("name", ["/dev/sdb1", "host:/x"])
+def test_remount_by_source_takes_the_newest(name: str) -> None:
+    system = make_system(
+        "mount /dev/sdb1 /a", "mount host:/x /c", f"mount {name} /b", f"mount -o remount,noexec {name}"
+    )
+    assert attribute_text(at(system, "/b").attr) == "rw,noexec,relatime"
+    assert refusal(system, "mount -o remount,ro /dev/sdc1").errno == errno.EINVAL
+
+
+def test_type_may_be_a_list() -> None:
+    assert at(make_system("mount -t xfs,ext4 /dev/sdb1 /a"), "/a").sb.fstype == "xfs"
+
+
 def test_remount_keeps_what_it_does_not_name() -> None:
     system = make_system("mount -t tmpfs -o nosuid,noatime,size=1m none /a", "mount -o remount,size=2m,mode=755 /a")
     mount = at(system, "/a")

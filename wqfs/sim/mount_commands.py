@@ -53,7 +53,8 @@ def _parse_and_mount(system: System, arguments: Sequence[str], now_ns: int, *, a
     make = False  # --make-shared and its kin alone need no source; -o shared would look into fstab
     for meaning, value, word in given:
         if meaning == "type":
-            fstype = value if value != "auto" else ""
+            fstype = value.partition(",")[0]  # of several the first one that will do: here any does
+            fstype = fstype if fstype != "auto" else ""
         elif meaning == "options":
             texts.append(value)
         elif meaning == "source":
@@ -105,7 +106,7 @@ def _carry_out(
     """The system calls of one mount(8)."""
     operations = options.operations
     if "remount" in operations:
-        mount = system.mounts.mounted_at(target)
+        mount = _find(system, target) if source is None else system.mounts.mounted_at(target)
         if operations & {"bind", "rbind"}:
             mounting.remount_bind(system, mount, options, now_ns, forget=source is not None)
         else:
@@ -168,7 +169,8 @@ def _umount_one(system: System, name: str, how: set[str], now_ns: int) -> None:
 
 
 def _find(system: System, name: str) -> Mount:
-    """The mount at a mountpoint, else the newest from a source. EINVAL if another one covers that."""
+    """What a single word means to umount(8), and to mount(8) for a remount: the mount at a mountpoint, else
+    the newest from a source. EINVAL if another one covers that."""
     tree = system.mounts
     if name[:1] == "/":
         mount, place = tree.lookup(name)
@@ -199,7 +201,7 @@ COMMANDS = (
     Command(
         ("mount",),
         "mount [-t TYPE] [-o OPTIONS] [-r|-w] SOURCE DIR | --bind|--rbind|--move OLD NEW | "
-        "-o remount[,bind],OPTIONS DIR | --make-[r]shared|private|slave|unbindable DIR",
+        "-o remount[,bind],OPTIONS DIR|SOURCE | --make-[r]shared|private|slave|unbindable DIR",
         "Mount a filesystem, show or move a part of the tree elsewhere, change what is mounted, or who "
         "gets what is mounted on it. An attribute with =recursive, as in ro=recursive, is for the mounts "
         "below too. As with mount(8) a remount keeps what is not named, unless SOURCE is named too, and a bind mount "
