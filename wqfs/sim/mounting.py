@@ -5,7 +5,8 @@ and who hears it is in ABI.md, 1, and `conformance/mounts.json`. All changes of 
 then its events, in order; last the objects that are gone take their watches with them.
 
 Where the kernel and this differ: the root mount cannot go, lazily neither (EBUSY); nothing keeps a
-mount busy but mounts below it.
+mount busy but mounts below it; what is mounted on / covers the root for all paths, where a process of
+the kernel goes on to begin at its own root below that.
 """
 
 from __future__ import annotations
