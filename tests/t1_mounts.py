@@ -612,6 +612,7 @@ def test_remount_of_a_plain_directory_is_refused(options: str) -> None:
         ("nodiratime,strictatime,atime", "rw,nodiratime"),
         ("user", "rw,nosuid,nodev,noexec,relatime"),
         ("user,exec,suid", "rw,nodev,relatime"),
+        ("ro,users", "ro,nosuid,nodev,noexec,relatime"),
         ("group", "rw,nosuid,nodev,relatime"),
     ],
 )
