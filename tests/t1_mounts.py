@@ -364,6 +364,20 @@ def test_superblock_of_a_device_is_shared() -> None:
     assert at(system, "/a").sb.device == (8, 17)
 
 
+@pytest.mark.parametrize(
+    ("line", "device"),
+    [
+        ("mount -t ext4 /dev/loop3 /a", (7, 3)),
+        ("mount -t ext4 /dev/vda2 /a", (254, 2)),
+        ("mount -t ext4 /dev/sdc /a", (8, 32)),
+        ("mount -t tmpfs /dev/sdc /a", (0, 21)),  # a type that has no device, whatever its source is called
+        ("mount -t fuse.sshfs /dev/sdc /a", (0, 21)),
+    ],
+)
+def test_superblock_has_the_number_of_its_device(line: str, device: tuple[int, int]) -> None:
+    assert at(make_system(line), "/a").sb.device == device
+
+
 def test_superblocks_without_device_are_one_each() -> None:
     system = make_system("mount -t tmpfs none /a", "mount -t tmpfs none /b")
     assert at(system, "/a").sb is not at(system, "/b").sb
