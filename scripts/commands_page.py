@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wqfs.sim import language
+from wqfs.sim import language, mount_options
+from wqfs.sim.command import Command
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -21,7 +22,8 @@ before `"`, `\\`, `$` and the backquote alone; elsewhere a backslash takes the n
 or with three octal digits is a byte, as in mountinfo (`\\040` is a blank). `#` at the beginning of a
 word ends the line. An empty line does nothing; a carriage return before the newline is left out.
 
-A refused command changes nothing: the write fails with the errno that the kernel's interface would
+A refused command changes nothing (but `umount` of several, or with `-R` or `-A`, keeps what it has done by
+then, as umount(8) does): the write fails with the errno that the kernel's interface would
 give (EINVAL for a line that makes no sense), and `errors` says which line, which word, and what was
 expected. Who gives a command is the user who writes it.
 
@@ -32,6 +34,22 @@ for in the keyrings of the process. A command without `as` is that of the user's
 """
 
 
+def options(command: Command) -> str:
+    """The options that it takes, those of one meaning together; "" for none."""
+    by_meaning: dict[str, list[str]] = {}
+    for option, meaning in command.flags.items():
+        by_meaning.setdefault(meaning, []).append(f"`{option}`")
+    without_effect = by_meaning.pop("", [])
+    by_value: dict[str, list[str]] = {}
+    for option, meaning in command.valued.items():
+        by_value.setdefault(meaning, []).append(f"`{option}`")
+    parts = [f"{' '.join(words)} {meaning.upper()}" for meaning, words in by_value.items()]
+    parts += [f"{' '.join(words)} ({meaning})" for meaning, words in by_meaning.items()]
+    if without_effect:
+        parts.append(f"taken without effect: {' '.join(without_effect)}")
+    return "; ".join(parts)
+
+
 def page() -> str:
     """The page as it should be."""
     parts = [HEAD]
@@ -39,7 +57,13 @@ def page() -> str:
         events = command.events.rstrip(".")
         parts.append(f"## `{' '.join(command.words)}`\n\n")
         parts.append(f"```text\n{command.usage.strip()}\n```\n")
-        parts.append(f"\n{command.summary}\n\nEvents: {events}.\n\n")
+        parts.append(f"\n{command.summary}\n\n")
+        if taken := options(command):
+            parts.append(f"Options: {taken}.\n\n")
+        if "options" in command.valued.values():
+            words = ", ".join(f"`{word}`" for word in mount_options.WORDS)
+            parts.append(f"Words of `-o`: {words}; any other is the filesystem's own.\n\n")
+        parts.append(f"Events: {events}.\n\n")
         parts.append(f"Errors: {command.errors}.\n\n")
     return "".join(parts).rstrip("\n") + "\n"
 

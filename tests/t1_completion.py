@@ -50,6 +50,7 @@ def test_candidates_without_a_system(line: str, wanted: list[str]) -> None:
     [
         ("umount /m", ["/mnt/a\\040b"]),
         ("umount -l /m", ["/mnt/a\\040b"]),
+        ("umount /x /y /m", ["/mnt/a\\040b"]),
         ("sb error /dev/s", ["/dev/sdb1"]),
         ("key update %user:", ["%user:colour"]),
         ("key clear %user:", []),
@@ -79,6 +80,7 @@ def test_data_has_every_command_and_can_be_written_as_json() -> None:
     document = json.loads(json.dumps(data()))
     assert [tuple(each["words"]) for each in document] == [command.words for command in COMMANDS]
     assert document[0]["options_with_value"]["-t"]
+    assert [set(each["options"]) for each in document] == [set(command.flags) for command in COMMANDS]
     assert all(each["events"] and each["errors"] for each in document)
 
 

@@ -144,7 +144,9 @@ def _arguments(command: Command, given: list[str], prefix: str, names: Names) ->
     ]
     expected = kinds(command)
     if len(positional) < len(expected):
-        return _names(command, expected[len(positional)], names)
+        return _names(command, expected[len(positional)].removesuffix("..."), names)
+    if expected and expected[-1].endswith("..."):
+        return _names(command, expected[-1].removesuffix("..."), names)
     return ()
 
 
