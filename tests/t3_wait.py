@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.tools import LIMIT, Mount, mounted, wait_until
+from tests.tools import LIMIT, Mount, mounted, opened, wait_until
 
 WQFS = (sys.executable, "-m", "wqfs.cli")
 
@@ -102,14 +103,44 @@ def test_wait_for_what_comes_true_later(
         assert wqfs(empty, "wait", condition, name, "-t", "0").returncode == 0
 
 
-def test_wait_counts_what_was_true_for_a_moment(empty: Mount) -> None:
-    empty.post("mount m /w/moment -t tmpfs")
-    with waiting(empty, "unmounted", "/w/moment") as process:
-        empty.post("umount /w/moment", "mount m /w/moment -t tmpfs")
+MOMENTS = [
+    # condition, name, what stands before, what makes it true and false again in one write
+    ("unmounted", "/w/moment", ["mount m /w/moment -t tmpfs"], ["umount /w/moment", "mount m /w/moment -t tmpfs"]),
+    ("mounted", "/w/other", [], ["mount m /w/other -t tmpfs", "umount /w/other"]),
+    ("readonly", "/w/ro", ["mount /dev/sdm1 /w/ro -t ext4"], ["sb readonly /w/ro", "sb readwrite /w/ro"]),
+    ("writable", "/w/rw", ["mount m /w/rw -t tmpfs -o ro"], ["mount -o remount,rw /w/rw", "mount -o remount,ro /w/rw"]),
+    ("error", "/w/err", [], ["mount m /w/err -t tmpfs", "sb error /w/err EIO", "umount /w/err"]),
+    ("key-present", "moment", [], ["key add user moment x @s", "key revoke moment"]),
+    ("key-changed", "brief", ["key add user brief x @s"], ["key update brief y", "key unlink brief @s"]),
+    ("key-gone", "short", ["key add user short x @s"], ["key unlink short @s", "key add user short y @s"]),
+]
+
+
+@pytest.mark.parametrize(("condition", "name", "before", "then"), MOMENTS, ids=[f"{c[0]} {c[1]}" for c in MOMENTS])
+def test_wait_counts_what_was_true_for_a_moment(
+    empty: Mount, condition: str, name: str, before: list[str], then: list[str]
+) -> None:
+    empty.post(*before)
+    with waiting(empty, condition, name) as process:
+        post_at_once(empty, *then)
         assert process.wait(LIMIT) == 0
-    with waiting(empty, "mounted", "/w/other") as process:
-        empty.post("mount m /w/other -t tmpfs", "umount /w/other")
-        assert process.wait(LIMIT) == 0
+
+
+def post_at_once(mount: Mount, *lines: str) -> None:
+    """All in one write: nobody can look in between."""
+    data = "".join(f"{line}\n" for line in lines).encode()
+    with opened(mount.path / "post", os.O_WRONLY) as fd:
+        assert os.write(fd, data) == len(data)
+
+
+def test_wait_says_when_events_were_lost(mount_with: Callable[[str], Mount]) -> None:
+    mount = mount_with("events_depth=32")
+    with waiting(mount, "mounted", "/never", "-t", "2") as process:
+        os.kill(process.pid, signal.SIGSTOP)
+        post_at_once(mount, *["mount m /m -t tmpfs", "umount /m"] * 40)
+        os.kill(process.pid, signal.SIGCONT)
+        _, error = process.communicate(timeout=LIMIT)
+    assert process.returncode == 3 and "events were lost" in error
 
 
 def test_wait_for_a_change_since_a_number(empty: Mount) -> None:
@@ -122,7 +153,21 @@ def test_wait_for_a_change_since_a_number(empty: Mount) -> None:
 
 def test_wait_for_an_expiry(empty: Mount) -> None:
     empty.post("key add user expiring x @s", "key timeout expiring 1")
-    assert wqfs(empty, "wait", "key-gone", "expiring", "-t", "10").returncode == 0
+    assert wqfs(empty, "wait", "key-gone", "expiring").returncode == 0
+
+
+def test_wait_for_a_further_error(empty: Mount) -> None:
+    empty.post("mount m /w/further -t tmpfs", "sb error /w/further EIO")
+    seq = json.loads((empty.path / "sim/snapshot").read_text())["seq"]
+    empty.post("sb edquot /w/further")  # changes it, but is no error
+    assert wqfs(empty, "wait", "error", "/w/further", "--since-seq", str(seq), "-t", "0.1").returncode == 2
+    empty.post("sb error /w/further EIO")
+    assert wqfs(empty, "wait", "error", "/w/further", "--since-seq", str(seq), "-t", "5").returncode == 0
+
+
+def test_wait_for_the_topmost_of_a_stack(empty: Mount) -> None:
+    empty.post("mount m /w/low -t tmpfs -o ro", "mount m /w/top -t tmpfs", "mount --move /w/low /w/top")
+    assert wqfs(empty, "wait", "readonly", "/w/top", "-t", "0").returncode == 0
 
 
 def test_wait_timed_out_says_what_for(empty: Mount) -> None:
