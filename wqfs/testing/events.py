@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import select
+import sys
 import time
-from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 Event = dict[str, Any]
@@ -22,6 +23,7 @@ class Events:
         self._rest = b""
         self._pending: list[Event] = []
         self._ended = False
+        self._bells: list[int] = []  # of the tasks in aexpect
 
     def fileno(self) -> int:
         """Readable when there is an event that `take` has not seen."""
@@ -31,6 +33,8 @@ class Events:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+            self._ended = True
+            self._ring()
 
     def pending(self) -> list[Event]:
         """What has come and was not taken yet; nothing is taken by it."""
@@ -42,6 +46,10 @@ class Events:
         self._read()
         self._pending.clear()
 
+    def _ring(self) -> None:
+        for bell in self._bells:
+            os.eventfd_write(bell, 1)
+
     def _read(self) -> None:
         while not self._ended:
             try:
@@ -51,6 +59,7 @@ class Events:
             self._ended = not data
             *lines, self._rest = (self._rest + data).split(b"\n")
             self._pending += [json.loads(line) for line in lines]
+            self._ring()
 
     def take(self, type_: str, event: str | None, fields: dict[str, Any]) -> Event | None:
         """The first pending event that matches; it and all before it are taken. None if none does."""
@@ -77,22 +86,29 @@ class Events:
             poll.poll(left * 1000)
         return found
 
-    async def aexpect(
-        self,
-        type_: str,
-        event: str | None,
-        fields: dict[str, Any],
-        timeout: float | None,
-        sleep: Callable[[float], Any],
-    ) -> Event:
-        """As `expect`, in a task: it looks every few milliseconds and lets other tasks run meanwhile."""
+    async def aexpect(self, type_: str, event: str | None, fields: dict[str, Any], timeout: float | None) -> Event:
+        """As `expect`, in a task of trio or asyncio; several tasks may wait at once."""
         limit = self._timeout if timeout is None else timeout
         deadline = time.monotonic() + limit
-        while (found := self.take(type_, event, fields)) is None:
-            if time.monotonic() >= deadline or self._ended:
-                raise AssertionError(self._missed(type_, event, fields, limit))
-            await sleep(0.005)
-        return found
+        bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._bells.append(bell)
+        try:
+            # Readable by new text, and by the bell when somebody else has read it.
+            with select.epoll() as both:
+                both.register(bell, select.EPOLLIN)
+                if self._fd >= 0:
+                    both.register(self._fd, select.EPOLLIN)
+                while (found := self.take(type_, event, fields)) is None:
+                    left = deadline - time.monotonic()
+                    if left <= 0 or self._ended:
+                        raise AssertionError(self._missed(type_, event, fields, limit))
+                    with suppress(BlockingIOError):
+                        os.eventfd_read(bell)
+                    await _readable(both.fileno(), left)
+                return found
+        finally:
+            self._bells.remove(bell)
+            os.close(bell)
 
     def _missed(self, type_: str, event: str | None, fields: dict[str, Any], limit: float) -> str:
         wanted = " ".join([type_, event or "*", *(f"{name}={value!r}" for name, value in fields.items())])
@@ -121,3 +137,19 @@ def _brief(event: Event) -> str:
         if name not in ("seq", "time", "type", "event") and value not in ([], "")
     ]
     return " ".join(words)
+
+
+async def _readable(fd: int, seconds: float) -> None:
+    """Return once it is readable, or after so long."""
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_task():
+        with trio.move_on_after(seconds):
+            await trio.lowlevel.wait_readable(fd)
+        return
+    import asyncio
+
+    from wqfs.client.waiting import Waiting
+
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await Waiting().readable(fd)

@@ -1,35 +1,19 @@
-"""A private mount for a test: the daemon is a child process, and goes with the process that made it."""
+"""A private mount for a test, and what a test does with it."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-import signal
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from wqfs.client import Queue
 from wqfs.testing.events import Event, Events
-
-_END = 5.0
-"""Seconds that a daemon has to end before it is killed."""
-# Ends the daemon when the test run is gone, even by SIGKILL: standard input is a pipe whose other end it held.
-_GUARD = """\
-trap '' INT TERM HUP
-"$@" 0</dev/null &
-cat >/dev/null
-fusermount3 -quz -- "$MOUNTPOINT"
-kill -TERM $! 2>/dev/null
-sleep 1
-kill -KILL $! 2>/dev/null
-"""
+from wqfs.testing.server import PrivateServer
 
 
 class Refused(OSError):
@@ -60,7 +44,7 @@ class Watch:
         self, type_: str, event: str | None = None, /, *, timeout: float | None = None, **fields: Any
     ) -> Event:
         """As `expect`, for a test under trio or asyncio: other tasks run meanwhile."""
-        return await self._events.aexpect(type_, event, fields, timeout, _sleep())
+        return await self._events.aexpect(type_, event, fields, timeout)
 
     def events(self) -> list[Event]:
         """What came and was not expected yet."""
@@ -81,45 +65,20 @@ class PrivateMount:
 
         Raises RuntimeError with what the daemon said when it does not mount.
         """
-        self._folder = Path(tempfile.mkdtemp(prefix="wqfs-test-"))
-        self.path = self._folder / "mnt"
-        self.path.mkdir()
-        self._log = self._folder / "log"
+        self._server = PrivateServer(options)
+        self.path = self._server.path
         self._timeout = timeout
         self._watches: list[Watch] = []
-        mounting = [sys.executable, "-m", "wqfs.cli", "mount", str(self.path), "-f"]
-        mounting += ["-o", options] if options else []
-        with open(self._log, "wb") as log:
-            self._guard = subprocess.Popen(
-                ["/bin/sh", "-c", _GUARD, "wqfs-guard", *mounting],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                env={**os.environ, "MOUNTPOINT": str(self.path), "NOTIFY_SOCKET": ""},
-            )
         try:
-            self._wait_mounted()
             self._all = self.watch("expect")
         except BaseException:
             self.close()
             raise
 
-    def _wait_mounted(self) -> None:
-        deadline = time.monotonic() + 30
-        while ": mounted" not in self.log:
-            # The guard goes on when the daemon has ended: what it said tells.
-            if ("wqfs: " in self.log and "INFO" not in self.log) or time.monotonic() > deadline:
-                raise RuntimeError(f"wqfs cannot be mounted: {self.log.strip() or 'no answer within 30 s'}")
-            time.sleep(0.005)
-
     @property
     def log(self) -> str:
         """What the daemon has logged so far."""
-        try:
-            return self._log.read_text(errors="replace")
-        except OSError:
-            return ""
+        return self._server.log
 
     # -- making things happen
 
@@ -198,25 +157,4 @@ class PrivateMount:
         """Unmount, end the daemon, remove the folder; again: nothing."""
         for watch in self._watches:
             watch._events.close()
-        subprocess.run(["fusermount3", "-quz", "--", str(self.path)], check=False, capture_output=True, timeout=20)
-        if self._guard.stdin is not None:
-            with suppress(OSError):
-                self._guard.stdin.close()
-        try:
-            self._guard.wait(_END)
-        except subprocess.TimeoutExpired:
-            with suppress(ProcessLookupError):
-                os.killpg(self._guard.pid, signal.SIGKILL)
-            self._guard.wait(_END)
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _sleep() -> Callable[[float], Any]:
-    """The sleep of the event loop that runs."""
-    trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_task():
-        sleep: Callable[[float], Any] = trio.sleep
-        return sleep
-    import asyncio
-
-    return asyncio.sleep
+        self._server.close()
