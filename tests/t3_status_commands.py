@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -84,12 +85,62 @@ def test_status_does_not_hang_on_a_stuck_mount(mount: Mount) -> None:
     assert (said.returncode, json.loads(said.stdout)["state"]) == (1, "stuck")
 
 
+COMMANDS = ["tail", "wait mounted /x", "post sb error / EIO", "watch list", "settle", "record", "play --fast usb-stick"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_say_that_their_mount_is_dead(mount: Mount, command: str) -> None:
+    kill(mount)
+    said = wqfs(*command.split(), WQFS_MOUNT=str(mount.path))
+    assert (said.returncode, f"{mount.path} is dead" in said.stderr) == (1, True), said.stderr
+
+
+def test_commands_do_not_hang_on_a_stuck_mount(mount: Mount) -> None:
+    mount.process.send_signal(signal.SIGSTOP)
+    try:
+        said = wqfs("tail", WQFS_MOUNT=str(mount.path))
+    finally:
+        mount.process.send_signal(signal.SIGCONT)
+    assert (said.returncode, f"{mount.path} is stuck" in said.stderr) == (1, True)
+
+
+def test_the_mount_is_found_beside_dead_ones_and_not_among_several(mount_with: Callable[[str], Mount]) -> None:
+    if os.getuid():
+        pytest.skip("needs root: the other mounts of the machine are to be unmounted in a mount namespace")
+    one, dead, other = mount_with(""), mount_with(""), mount_with("")
+    kill(dead)
+    script = """
+        for place in $(findmnt -rno TARGET -t fuse.wqfs); do
+            case $place in "$0"*) ;; *) umount -l "$place" ;; esac
+        done
+        exec "$@" """
+
+    def found() -> subprocess.CompletedProcess[str]:
+        return wqfs("post", "sb error / EIO", before=("unshare", "-m", "sh", "-c", script, str(one.path.parent)))
+
+    said = found()
+    assert said.returncode == 1 and f"several mounts ({one.path}, {other.path})" in said.stderr, said.stderr
+    other.close()
+    said = found()
+    assert said.returncode == 0 and "wqfs_events_total 1\n" in (one.path / "metrics").read_text(), said.stderr
+
+
 def test_top_once_is_plain_and_has_the_watch(mount: Mount) -> None:
     mount.watch("a")
     said = wqfs("top", "--once", "-d", "0", "--mount", mount.path)
     assert said.returncode == 0
     assert "\033" not in said.stdout
     assert said.stdout.splitlines()[2].split()[:2] == ["a", "0/0"]
+
+
+def test_top_without_terminal_ends_with_the_mount(mount: Mount) -> None:
+    with running(
+        *WQFS, "top", "-d", "0.05", "--mount", mount.path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as top:
+        assert top.stdout and top.stderr and top.stdout.readline()
+        assert wqfs("umount", "-l", mount.path).returncode == 0
+        top.stdout.read()
+        assert (top.wait(LIMIT), b"is not mounted any more" in top.stderr.read()) == (1, True)
 
 
 @pytest.mark.parametrize(("key", "code"), [(b"q", 0), (b"\x03", 130)])

@@ -85,6 +85,13 @@ def on_terminal(*command: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
         os.close(ours)
 
 
+def read_line(terminal: int) -> bytes:
+    found = b""
+    while not found.endswith(b"\n"):
+        found += os.read(terminal, 1)
+    return found
+
+
 # -- formats
 
 
@@ -102,6 +109,19 @@ def test_short_line_says_what_happened(shared: Mount, started: Callable[..., Run
         "mount unmount /mnt/tail /dev/sdb1 ext4",
     ]
     assert all(re.match(r"\d\d:\d\d:\d\d\.\d{6} ", line) for line in lines)
+
+
+def test_short_line_of_a_move_has_both_places_and_blanks_are_escaped(
+    shared: Mount, started: Callable[..., Running]
+) -> None:
+    running = started("-n", "4", "-o", "cat")
+    shared.post("mount a '/mnt/a b' -t tmpfs", "mount --move '/mnt/a b' /mnt/c", "umount /mnt/c")
+    assert running.end()[1] == [
+        r"mount new_mount /mnt/a\040b a tmpfs",
+        r"mount move_from /mnt/a\040b -> /mnt/c a tmpfs",
+        r"mount move_to /mnt/a\040b -> /mnt/c a tmpfs",
+        "mount unmount /mnt/c a tmpfs",
+    ]
 
 
 def test_json_is_the_line_of_events(shared: Mount, started: Callable[..., Running]) -> None:
@@ -169,10 +189,9 @@ def test_colors_on_a_terminal_alone_and_not_with_no_color(shared: Mount, started
     for no_color, colored in (("", True), ("1", False)):
         command = ["env", f"NO_COLOR={no_color}", "TERM=xterm", *WQFS, "tail", "--mount", str(shared.path), "-n1"]
         with on_terminal(*command) as (process, terminal):
-            said = os.read(terminal, 4096)
-            assert b"watching everything" in said
+            assert b"watching everything" in read_line(terminal)
             shared.post(EVENTS[0], EVENTS[2])
-            shown = os.read(terminal, 4096)
+            shown = read_line(terminal)
             assert (b"\x1b[32m" in shown) is colored
             assert process.wait(LIMIT) == 0
 
@@ -188,7 +207,7 @@ def test_names_cannot_command_the_terminal(shared: Mount, started: Callable[...,
     running = started("-n1", "-o", "cat")
     shared.post("mount 'bad\x1b[2J' /mnt/escape -t tmpfs", "umount /mnt/escape")
     code, lines = running.end()
-    assert code == 0 and lines == [r"mount new_mount /mnt/escape bad\x1b[2J tmpfs"]
+    assert code == 0 and lines == [r"mount new_mount /mnt/escape bad\033[2J tmpfs"]
 
 
 # -- which events
@@ -300,7 +319,7 @@ def test_removed_watch_ends_it_with_0(shared: Mount, started: Callable[..., Runn
 
 def test_ctrl_c_ends_it_and_takes_its_watch_away(shared: Mount, started: Callable[..., Running]) -> None:
     before = set((shared.path / "watches").iterdir())
-    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 130)):
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGHUP, 130)):
         running = started()
         running.process.send_signal(number)
         assert running.end()[0] == code
@@ -312,6 +331,13 @@ def test_reader_that_goes_away_ends_it_while_idle(shared: Mount, started: Callab
     assert running.process.stdout is not None
     running.process.stdout.close()
     assert running.process.wait(LIMIT) == 0
+
+
+def test_killed_server_ends_it_with_a_sentence(mount: Mount) -> None:
+    running = Running(mount, [])
+    mount.process.kill()
+    _, error = running.process.communicate(timeout=LIMIT)
+    assert (running.process.returncode, error) == (1, "wqfs tail: the mount has ended: its server is gone.\n")
 
 
 def test_unmount_ends_it(mount: Mount) -> None:
@@ -392,6 +418,7 @@ def test_exec_runs_for_each_event(shared: Mount, started: Callable[..., Running]
         (["--since-seq", "3"], "need a WATCH"),
         (["--format", "{event"], "--format"),
         (["--format", "{event.x}"], "expected a name in the braces"),
+        (["--format", "{seq:05d}"], "--format: Unknown format code 'd'"),
         (["-n", "0"], "expected a count"),
         (["-t", "long"], "expected seconds"),
         (["-j", "--fields", "seq"], "expected one of --output, --format and --fields"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -399,6 +400,13 @@ async def late(wqfs):
     )
     assert code == 0 and "3 passed" in out, out
     assert out.count("within 0.05 s") == 2 and "said expected mount *, the watch has ended" in out, out
+
+
+def test_examples_of_the_how_to_hold(inner: Inner) -> None:
+    page = (ROOT / "docs/how-to/test-with-pytest.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    code, out = inner.run("\n\n".join([blocks[1], blocks[0]]))
+    assert len(blocks) == 2 and code == 0 and "2 passed" in out, out
 
 
 def test_without_fusermount3_it_is_skipped_or_by_the_variable_an_error(inner: Inner, tmp_path: Path) -> None:

@@ -8,13 +8,14 @@ mounting needs libraries that take longer to import than the others take to run.
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import os
 import signal
 import sys
 from collections.abc import Sequence
 
-from wqfs.cli.command import EXIT_INTERRUPTED, EXIT_OK, CommandFailed
+from wqfs.cli.command import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, CommandFailed
 
 COMMANDS = {
     "tail": "show events as they happen",
@@ -48,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, without the program's name (sys.argv's by default); returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     helper = _is_helper_call(words)
+    if words[:1] == ["help"] and not helper and not os.path.isdir("help"):
+        words = [*(word for word in words[1:2] if word in COMMANDS), "--help"]
     if words and words[0] in COMMANDS and not helper:
         return _guarded(words[0], words[1:])
     if words[:1] == ["mount"]:
@@ -80,7 +83,9 @@ def _guarded(command: str, arguments: Sequence[str]) -> int:
     """Run a command; no traceback for what any command meets: a failure that it has a sentence for,
     Ctrl-C, SIGTERM, and a reader that went away."""
     module = importlib.import_module(f"wqfs.cli.{command}")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that watches and mounts are taken away
+    for number in (signal.SIGTERM, signal.SIGHUP):  # so that watches and mounts are taken away
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, signal.default_int_handler)
     try:
         code = int(module.main(arguments))
         sys.stdout.flush()
@@ -93,4 +98,8 @@ def _guarded(command: str, arguments: Sequence[str]) -> int:
         # Nothing may be flushed into the broken pipe at the end either.
         os.dup2(os.open(os.devnull, os.O_RDWR), sys.stdout.fileno())
         return EXIT_OK
+    except OSError as error:
+        gone = error.errno in (errno.ENOTCONN, errno.ECONNABORTED, errno.ENODEV)
+        print(f"wqfs {command}: {'the mount has ended: its server is gone' if gone else error}.", file=sys.stderr)
+        return EXIT_ERROR
     return code

@@ -7,23 +7,35 @@ from pathlib import Path
 
 from wqfs.cli.command import CommandFailed
 from wqfs.cli.deadline import within
+from wqfs.cli.looking import WORDS, state_of
 from wqfs.fs.mounting import Mounted, mount_table
+
+_LIMIT_S = 2.0
+"""For a mount to answer."""
 
 
 def find_mount(named: str | None) -> Path:
     """The mountpoint. Raises CommandFailed."""
-    if named:
-        path = Path(named)
-        if not os.path.isfile(path / "post") or not os.path.isdir(path / "watches"):
-            raise CommandFailed(f"{named} is no wqfs mount. Mount one with `wqfs {named}`.")
-        return path
     there = mounted()
-    if not there:
+    if named:
+        chosen = Path(named)
+    elif not there:
         raise CommandFailed("no wqfs is mounted. Mount one with `wqfs DIR`, or name it with --mount DIR.")
-    if len(there) > 1:
-        listed = ", ".join(map(str, there))
-        raise CommandFailed(f"there are several mounts ({listed}). Name one with --mount DIR.")
-    return there[0]
+    elif len(there) == 1:
+        chosen = there[0]
+    else:
+        # One that is dead, or another user's, cannot be meant.
+        usable = [place for place in there if state_of(str(place), _LIMIT_S) == "ok"]
+        if len(usable) != 1:
+            listed = ", ".join(map(str, usable or there))
+            raise CommandFailed(f"there are several mounts ({listed}). Name one with --mount DIR.")
+        return usable[0]
+    state = state_of(str(chosen), _LIMIT_S)
+    if state == "none":
+        raise CommandFailed(f"{named} is no wqfs mount. Mount one with `wqfs {named}`.")
+    if state != "ok":
+        raise CommandFailed(f"{chosen} is {WORDS[state].format(chosen, _LIMIT_S)}.")
+    return chosen
 
 
 def mounted() -> list[Path]:

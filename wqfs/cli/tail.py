@@ -146,6 +146,8 @@ class _Tail:
         while True:
             events = self._source.events()
             if events is None:
+                if not given.quiet:
+                    print("wqfs tail: it has ended: the watch or the mount was removed", file=sys.stderr)
                 break
             if events:
                 if self._show(events):

@@ -18,7 +18,7 @@ from wqfs.cli import tables
 from wqfs.cli.command import EXIT_OK, CommandFailed, Parser, parser, seconds
 from wqfs.cli.deadline import stuck_children
 from wqfs.cli.finding import find_mount, named_mount
-from wqfs.cli.looking import Look, look
+from wqfs.cli.looking import WORDS, Look, look
 
 _LIMIT_S = 1.0
 _KEYS = ("name", "used", "posted", "delivered", "lost", "readers", "pollers")
@@ -58,7 +58,8 @@ class _Top:
         """The table, a line each."""
         (then, old), (now, new) = self.before, self.now
         if new.state != "ok":
-            return [tables.coloured(f"{self.mountpoint}: {new.state}; see `wqfs status`", tables.RED, self.colour)]
+            said = f"{tables.printable(self.mountpoint)} is {WORDS[new.state].format(self.mountpoint, _LIMIT_S)}"
+            return [tables.coloured(said, tables.RED, self.colour)]
         span = now - then if old.state == "ok" else 0.0
         rows = []
         for name, numbers in new.watches.items():
@@ -111,11 +112,14 @@ def main(arguments: Sequence[str]) -> int:
     live = sys.stdout.isatty() and sys.stdin.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     top.look()
     if top.now[1].state != "ok":
-        raise CommandFailed(f"{place} does not answer ({top.now[1].state}). See `wqfs status`.")
+        raise CommandFailed(f"{place} is {WORDS[top.now[1].state].format(place, _LIMIT_S)}.")
     if given.once or not live:
         while True:
             time.sleep(given.delay)
             top.look()
+            state = top.now[1].state
+            if state not in ("ok", "stuck"):
+                raise CommandFailed(f"{place} is {WORDS[state].format(place, _LIMIT_S)}.")
             print("\n".join(top.lines()), flush=True)
             if given.once:
                 return EXIT_OK
