@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import pty
 import select
 import signal
@@ -200,6 +201,67 @@ def test_doctor_without_fusermount3_and_device_fails() -> None:
     said = wqfs("doctor", "-j", "--no-trial", before=("unshare", "-m", "sh", "-c", hide, "sh"))
     states = {found["what"]: found["state"] for found in map(json.loads, said.stdout.splitlines())}
     assert (said.returncode, states["/dev/fuse"], states["fusermount3"]) == (1, "fail", "fail")
+
+
+# Puts a seccomp filter on itself: `listener`, or the errno that keyctl(2) then gives.
+FILTER = """
+import ctypes, os, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.prctl(38, 1, 0, 0, 0)
+allow = (6, 0, 0, 0x7FFF0000)
+if sys.argv[1] == "listener":
+    lines, flags = [allow], 8
+else:
+    lines, flags = [(0x20, 0, 0, 0), (0x15, 0, 1, 250), (6, 0, 0, 0x50000 | int(sys.argv[1])), allow], 0
+class Program(ctypes.Structure):
+    _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
+program = Program(len(lines), b"".join(struct.pack("HBBI", *line) for line in lines))
+fd = libc.syscall(317, 1, flags, ctypes.byref(program))
+assert fd >= 0, ctypes.get_errno()
+if fd:
+    os.set_inheritable(fd, True)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def in_namespace(script: str) -> list[str]:
+    return ["unshare", "-m", "sh", "-c", f'{script} && exec "$@"', "sh"]
+
+
+def filtered(what: str) -> list[str]:
+    return [sys.executable, "-c", FILTER, what]
+
+
+FINDINGS = [
+    # what, state, a word of the advice, what makes it so
+    ("/dev/fuse", "fail", "modprobe fuse", in_namespace(
+        "mount -t tmpfs t /dev && mknod -m 666 /dev/null c 1 3 && mknod -m 444 /dev/urandom c 1 9")),
+    ("/dev/fuse", "fail", "mknod", in_namespace("mount --bind /dev/null /dev/fuse")),
+    ("fusermount3", "fail", "install the package fuse3", in_namespace("mount --bind /dev/null /usr/bin/fusermount3")),
+    ("permission", "fail", "wqfs handover", ["setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin"]),
+    ("mount table", "fail", "mount -t proc", in_namespace("umount -l /proc")),
+    ("surroundings", "ok", "", ["unshare", "-Urm"]),
+    ("RESEND", "warn", "before Linux 6.9", ["setarch", "--uname-2.6"]),
+    ("seccomp listener", "warn", "start outside of it", filtered("listener")),
+    ("keyctl", "warn", "seccomp profile", filtered("1")),
+    ("keyctl", "warn", "LXC", filtered("38")),
+    ("request timeouts", "warn", "fs.fuse.max_request_timeout", in_namespace(
+        "mount -t tmpfs t /mnt && echo 30 > /mnt/30 && mount --bind /mnt/30 /proc/sys/fs/fuse/max_request_timeout")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("what", "state", "advice", "before"), FINDINGS, ids=[f"{f[0]} {f[2]}" for f in FINDINGS])
+def test_doctor_finds_it_and_says_what_to_do(what: str, state: str, advice: str, before: list[str]) -> None:
+    if os.getuid():
+        pytest.skip("needs root: mount namespaces")
+    if what == "request timeouts" and not os.path.exists("/proc/sys/fs/fuse/max_request_timeout"):
+        pytest.skip("this kernel has no fs.fuse.max_request_timeout")
+    if before[0] == sys.executable and platform.machine() != "x86_64":
+        pytest.skip("the filter has the numbers of x86-64")
+    said = wqfs("doctor", "-j", "--no-trial", before=tuple(before))
+    found = {each["what"]: each for each in map(json.loads, said.stdout.splitlines())}[what]
+    assert found["state"] == state and advice in found["advice"], said
+    assert said.returncode == (state == "fail")
 
 
 def test_doctor_finds_a_dead_mount(mount: Mount) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.tools import LIMIT, Mount, mounted, opened, wait_until
+from wqfs.sim.language import COMMANDS
 
 WQFS = (sys.executable, "-m", "wqfs.cli")
 
@@ -231,6 +232,18 @@ def test_post_of_several_lines_as_one_word_is_refused(empty: Mount) -> None:
     done = wqfs(empty, "post", "mount a /w/q -t tmpfs\nmount b /w/q -t tmpfs")
     assert done.returncode == 1 and "one line" in done.stderr
     assert "/w/q " not in (empty.path / "sim/mountinfo").read_text()
+
+
+def test_post_lists_the_commands_without_a_mount(tmp_path: Path) -> None:
+    def listed(*words: str) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "WQFS_MOUNT": str(tmp_path)}
+        return subprocess.run(
+            [*WQFS, "post", "--commands", *words], capture_output=True, text=True, timeout=LIMIT, env=env, check=False
+        )
+
+    assert all(f"\n{command.usage}\n" in listed().stdout for command in COMMANDS)
+    assert listed("sb", "network").stdout.startswith("sb network SUPERBLOCK down|up\n    The network")
+    assert listed("nosuch").returncode == 1
 
 
 # -- watch

@@ -100,6 +100,7 @@ complete -c wqfs -n '_shtab_wqfs_using; and test $_shtab_wqfs_npos -eq 0' -a pos
 complete -c wqfs -n '_shtab_wqfs_using post' -s h -l help -d 'show this help message and exit'
 complete -c wqfs -n '_shtab_wqfs_using post' -l mount -xka "(__fish_complete_directories)" -d 'the mount; by default that of WQFS_MOUNT, else the only one there is'
 complete -c wqfs -n '_shtab_wqfs_using post' -l keep-going -s k -d 'go on with the next line after a refused one'
+complete -c wqfs -n '_shtab_wqfs_using post' -l commands -d 'list the commands that there are, with WORD (mount, sb, key ...) those that begin so; nothing is done'
 complete -c wqfs -n '_shtab_wqfs_using post' -l quiet -s q -d 'do not say why a line was refused'
 complete -c wqfs -n '_shtab_wqfs_using; and test $_shtab_wqfs_npos -eq 0' -a watch -d 'Watches are folders of `watches/`; these are their mkdir, ls, echo and rmdir in one place.'
 complete -c wqfs -n '_shtab_wqfs_using watch' -s h -l help -d 'show this help message and exit'

@@ -21,6 +21,7 @@ from wqfs.fs import mounting
 from wqfs.fs.options import Options
 
 _SYS_ADMIN = 21
+_NO_ADMIN = "start the container with --cap-add SYS_ADMIN, or mount outside and serve here: `wqfs handover --help`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +78,11 @@ def _permission() -> Finding:
     if int(fields["CapEff"], 16) & admin:
         return Finding("ok", "CAP_SYS_ADMIN")
     if not int(fields["CapBnd"], 16) & admin:
-        return Finding("fail", "CAP_SYS_ADMIN can never be had here", "start the container with --cap-add SYS_ADMIN")
+        return Finding("fail", "CAP_SYS_ADMIN can never be had here", _NO_ADMIN)
     if int(fields.get("NoNewPrivs", "0")):
         return Finding("fail", "no_new_privs is set: setuid programs have no effect", "unset NoNewPrivileges")
     if not os.geteuid():
-        return Finding("fail", "root without CAP_SYS_ADMIN", "start the container with --cap-add SYS_ADMIN")
+        return Finding("fail", "root without CAP_SYS_ADMIN", _NO_ADMIN)
     return Finding("ok", "by setuid fusermount3")
 
 

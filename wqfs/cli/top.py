@@ -90,6 +90,15 @@ class _Top:
                 drawn[at] = tables.coloured(drawn[at], tables.RED, self.colour)
         return [head, tables.coloured(drawn[0], tables.BOLD, self.colour), *drawn[1:]]
 
+    def screen(self) -> list[str]:
+        """The table with the keys below it."""
+        order = f"by {self.sort}, reversed" if self.reverse else f"by {self.sort}"
+        return [
+            *self.lines(),
+            "",
+            tables.coloured(f"{order}; s: another order, r: reverse, q: end", tables.DIM, self.colour),
+        ]
+
     def key(self, key: str) -> bool:
         """Do what a key says; returns whether to go on."""
         if key == "s":
@@ -131,18 +140,18 @@ def main(arguments: Sequence[str]) -> int:
 
 def _live(top: _Top, delay: float, resized: int) -> None:
     while True:
-        _draw(top.lines())
+        _draw(top.screen())
         due = time.monotonic() + delay
         while (left := due - time.monotonic()) > 0:
             ready, _, _ = select.select([0, resized], [], [], left)
             if resized in ready:
                 os.read(resized, 512)
-                _draw(top.lines())
+                _draw(top.screen())
             if 0 in ready:
                 keys = os.read(0, 64).decode("ascii", "replace") or "q"
                 if not all(top.key(key) for key in keys):
                     return
-                _draw(top.lines())
+                _draw(top.screen())
         top.look()
 
 
