@@ -15,9 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools import LIMIT, Mount, is_mounted, wait_until
+from tests.tools import LIMIT, Mount, deliver, is_mounted, wait_until
 from wqfs.abi import records as r
-from wqfs.client import KeyEvent, Loss, MountEvent, parse_events
+from wqfs.cli import lines
+from wqfs.cli.sources import KernelEvents
+from wqfs.client import KeyEvent, Loss, MountEvent, Queue, parse_events
 
 WQFS = (sys.executable, "-m", "wqfs.cli")
 EVENTS = ("mount /dev/sdb1 /mnt/tail -t ext4 -o ro", "sb error /mnt/tail EIO bad block", "umount /mnt/tail")
@@ -440,6 +442,35 @@ def test_kernels_pipe_or_the_reason_why_not(shared: Mount) -> None:
         assert "this kernel has no notification pipes" in done.stderr
     else:
         assert done.returncode == 2 and "in the kernel" in done.stderr
+
+
+@pytest.fixture
+def kernel_key() -> Iterator[int]:
+    """A key of the kernel's own, called wqfs-tail."""
+    done = subprocess.run("keyctl add user wqfs-tail x @u".split(), capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no key can be made here: {done.stderr.strip()}")
+    yield int(done.stdout)
+    subprocess.run(["keyctl", "unlink", done.stdout.strip(), "@u"], capture_output=True, check=False)
+
+
+def test_kernels_events_get_the_names_that_keys_have(shared: Mount, kernel_key: int) -> None:
+    """A mount gives the records that a kernel with notification pipes would."""
+    with Queue.open(shared.path) as queue:
+        body = r.KEY_BODY.pack(kernel_key, 0)
+        linked = r.KEY_BODY.pack(0x7FFFFFFF, kernel_key)
+        deliver(
+            shared,
+            r.encode(r.WatchType.KEY_NOTIFY, r.KeySubtype.UPDATED, body, watch_id=3),
+            r.encode(r.WatchType.KEY_NOTIFY, r.KeySubtype.LINKED, linked),
+        )
+        events = KernelEvents(queue, "").events()
+    assert events is not None
+    line = lines.short(None, color=False)
+    assert [line(event).decode() for event in events] == [
+        f"key   updated wqfs-tail ({kernel_key}) id=3\n",
+        f"key   linked 2147483647 wqfs-tail ({kernel_key})\n",
+    ]
 
 
 def test_time_to_start_needs_neither_trio_nor_pyfuse3() -> None:
