@@ -171,6 +171,12 @@ def test_wait_for_the_topmost_of_a_stack(empty: Mount) -> None:
     assert wqfs(empty, "wait", "readonly", "/w/top", "-t", "0").returncode == 0
 
 
+def test_wait_takes_any_time_limit(empty: Mount) -> None:
+    with waiting(empty, "mounted", "/w/limit", "-t", "1e9") as process:
+        empty.post("mount a /w/limit -t tmpfs")
+        assert process.wait(LIMIT) == 0
+
+
 def test_wait_timed_out_says_what_for(empty: Mount) -> None:
     done = wqfs(empty, "wait", "mounted", "/never", "--timeout", "0.05")
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "wqfs wait: /never: not mounted within 0.05 s\n")

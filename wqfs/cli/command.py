@@ -65,6 +65,11 @@ def seconds(text: str) -> float:
     return value
 
 
+def poll_ms(seconds: float | None) -> float | None:
+    """A time limit as poll(2) takes it, which is an int of milliseconds: 23 days at most. None for ever."""
+    return None if seconds is None else min(max(seconds, 0.0), 2e6) * 1000
+
+
 def count(text: str) -> int:
     """The value of an option that takes a count of 1 or more; for argparse."""
     if not text.isdecimal() or not 1 <= int(text) <= 1_000_000_000:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from wqfs.abi.filters import Filter
 from wqfs.cli import choosing, lines, tables
-from wqfs.cli.command import EXIT_LOST, EXIT_OK, EXIT_TIMED_OUT, CommandFailed, Parser, count, parser, seconds
+from wqfs.cli.command import EXIT_LOST, EXIT_OK, EXIT_TIMED_OUT, CommandFailed, Parser, count, parser, poll_ms, seconds
 from wqfs.cli.sources import Source, kernel_source, watch_source
 from wqfs.cli.watching import Event
 from wqfs.event import record_of
@@ -159,7 +159,7 @@ class _Tail:
             if left is not None and left <= 0 and deadline is not None and time.monotonic() >= deadline:
                 timed_out = True
                 break
-            ready = poll.poll(None if left is None else max(0.0, left) * 1000)
+            ready = poll.poll(poll_ms(left))
             if any(fd == sys.stdout.fileno() for fd, _ in ready):
                 raise BrokenPipeError
             if not ready:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wqfs.cli.command import EXIT_LOST, EXIT_OK, EXIT_TIMED_OUT, CommandFailed, Parser, parser, seconds
+from wqfs.cli.command import EXIT_LOST, EXIT_OK, EXIT_TIMED_OUT, CommandFailed, Parser, parser, poll_ms, seconds
 from wqfs.cli.conditions import MEANINGS, SINCE, Condition, condition
 from wqfs.cli.finding import find_mount
 from wqfs.cli.following import Followed, Snapshot
@@ -98,7 +98,7 @@ def _wait(mount: Path, own: OwnWatch, wanted: Condition, given: argparse.Namespa
         if wanted.looks_again:
             left = _AGAIN_S if left is None else min(left, _AGAIN_S)
         # A removed or detached watch hangs up.
-        ready = poll.poll(None if left is None else left * 1000)
+        ready = poll.poll(poll_ms(left))
         if any(bits & ~select.POLLIN for _, bits in ready):
             raise CommandFailed("the mount ended while waiting.")
         # Events are read before the snapshot: it includes them, and what comes after wakes the poll.

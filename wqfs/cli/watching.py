@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from wqfs.cli.command import CommandFailed
+from wqfs.cli.command import CommandFailed, poll_ms
 
 Event = dict[str, Any]
 _READ = 1 << 20
@@ -109,4 +109,4 @@ def wait_readable(watches: Sequence[OwnWatch], seconds: float) -> None:
     poll = select.poll()
     for watch in watches:
         poll.register(watch, select.POLLIN)
-    poll.poll(max(0.0, seconds) * 1000)
+    poll.poll(poll_ms(seconds))

@@ -83,7 +83,7 @@ class Events:
             left = deadline - time.monotonic()
             if left <= 0 or self._ended:
                 raise AssertionError(self._missed(type_, event, fields, limit))
-            poll.poll(left * 1000)
+            poll.poll(min(left, 2e6) * 1000)
         return found
 
     async def aexpect(self, type_: str, event: str | None, fields: dict[str, Any], timeout: float | None) -> Event:
