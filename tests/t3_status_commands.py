@@ -119,6 +119,10 @@ def test_the_mount_is_found_beside_dead_ones_and_not_among_several(mount_with: C
     def found() -> subprocess.CompletedProcess[str]:
         return wqfs("post", "sb error / EIO", before=("unshare", "-m", "sh", "-c", script, str(one.path.parent)))
 
+    with running(
+        *WQFS, "post", "sb error / EIO", cwd=other.path / "watches", env={**os.environ, "PYTHONPATH": str(ROOT)}
+    ) as post:
+        assert post.wait(LIMIT) == 0 and "wqfs_events_total 1\n" in (other.path / "metrics").read_text()
     said = found()
     assert said.returncode == 1 and f"several mounts ({one.path}, {other.path})" in said.stderr, said.stderr
     other.close()

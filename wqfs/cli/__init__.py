@@ -39,8 +39,8 @@ usage: wqfs [mount] [SOURCE] MOUNTPOINT [-f] [-d] [-o OPTIONS]
 commands
   mount     mount the filesystem; the word may be left out
 {commands}
-`wqfs COMMAND --help` says more about each. They find the mount by themselves if there is one; else
-by --mount DIR or WQFS_MOUNT.
+`wqfs COMMAND --help` says more about each. They find the mount by themselves if there is one, or if you are
+in it; else by --mount DIR or WQFS_MOUNT.
 
 """
 

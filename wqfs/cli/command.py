@@ -49,7 +49,7 @@ def parser(command: str, description: str, epilog: str, *, on_mount: bool = True
             "--mount",
             metavar="DIR",
             default=os.environ.get("WQFS_MOUNT"),
-            help="the mount; by default that of WQFS_MOUNT, else the only one there is",
+            help="the mount; by default that of WQFS_MOUNT, else the one that you are in, else the only one there is",
         )
     return made
 

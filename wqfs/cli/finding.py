@@ -1,4 +1,4 @@
-"""Which mount a command is for: --mount DIR, else WQFS_MOUNT, else the only one there is."""
+"""Which mount a command is for: --mount DIR, else WQFS_MOUNT, else the one that we are in, else the only one."""
 
 from __future__ import annotations
 
@@ -16,26 +16,32 @@ _LIMIT_S = 2.0
 
 def find_mount(named: str | None) -> Path:
     """The mountpoint. Raises CommandFailed."""
+    chosen = Path(named) if named else _the_mount()
+    state = state_of(str(chosen), _LIMIT_S)
+    if state == "none":
+        raise CommandFailed(f"{chosen} is no wqfs mount. Mount one with `wqfs {chosen}`.")
+    if state != "ok":
+        raise CommandFailed(f"{chosen} is {WORDS[state].format(chosen, _LIMIT_S)}.")
+    return chosen
+
+
+def _the_mount() -> Path:
+    """The one that can be meant by who names none."""
     there = mounted()
-    if named:
-        chosen = Path(named)
-    elif not there:
+    if not there:
         raise CommandFailed("no wqfs is mounted. Mount one with `wqfs DIR`, or name it with --mount DIR.")
-    elif len(there) == 1:
-        chosen = there[0]
-    else:
+    here = Path(os.readlink("/proc/self/cwd"))  # without asking the mount, which may not answer
+    around = [place for place in there if place in (here, *here.parents)]
+    if around:
+        return max(around, key=lambda place: len(place.parts))
+    if len(there) > 1:
         # One that is dead, or another user's, cannot be meant.
         usable = [place for place in there if state_of(str(place), _LIMIT_S) == "ok"]
         if len(usable) != 1:
             listed = ", ".join(map(str, usable or there))
             raise CommandFailed(f"there are several mounts ({listed}). Name one with --mount DIR.")
         return usable[0]
-    state = state_of(str(chosen), _LIMIT_S)
-    if state == "none":
-        raise CommandFailed(f"{named} is no wqfs mount. Mount one with `wqfs {named}`.")
-    if state != "ok":
-        raise CommandFailed(f"{chosen} is {WORDS[state].format(chosen, _LIMIT_S)}.")
-    return chosen
+    return there[0]
 
 
 def mounted() -> list[Path]:
