@@ -148,6 +148,22 @@ def test_fails(wqfs):
     assert "expected mount expiry mountpoint='/mnt/a', within 0.2 s; came:" in out
     assert "mount new_mount id=0" in out and "source='a'" in out
     assert "log of wqfs" in out and ": mounted" in out
+    assert "wqfs/testing" not in out  # how it looks inside
+
+
+def test_misspelt_words_are_not_waited_for(inner: Inner) -> None:
+    code, out = inner.run(
+        """
+import pytest
+
+@pytest.mark.parametrize("words", [("mnt",), ("mount", "unmont"), ("meta", "new_mount")])
+def test_words(wqfs, words):
+    with pytest.raises(ValueError, match="expected an? (type|event of)"):
+        wqfs.expect(*words, timeout=60)
+    wqfs.watch("w").close()
+"""
+    )
+    assert code == 0 and "3 passed" in out, out
 
 
 def test_failing_play_shows_what_it_said(inner: Inner) -> None:

@@ -10,6 +10,8 @@ import time
 from contextlib import suppress
 from typing import Any
 
+from wqfs.abi.records import SUBTYPES, TYPE_WORDS
+
 Event = dict[str, Any]
 _SHOWN = 30
 
@@ -75,6 +77,8 @@ class Events:
 
         Raises AssertionError, which shows what came instead, and takes nothing.
         """
+        __tracebackhide__ = True
+        _check(type_, event)
         limit = self._timeout if timeout is None else timeout
         deadline = time.monotonic() + limit
         poll = select.poll()
@@ -88,6 +92,8 @@ class Events:
 
     async def aexpect(self, type_: str, event: str | None, fields: dict[str, Any], timeout: float | None) -> Event:
         """As `expect`, in a task of trio or asyncio; several tasks may wait at once."""
+        __tracebackhide__ = True
+        _check(type_, event)
         limit = self._timeout if timeout is None else timeout
         deadline = time.monotonic() + limit
         bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -119,6 +125,17 @@ class Events:
         lost = any(each["type"] == "meta" and each["event"] in ("lost", "loss") for each in self._pending)
         also = "\nevents were lost: it may have come" if lost else ""
         return f"expected {wanted}, {what}; came:\n  " + "\n  ".join(shown or ["nothing"]) + also
+
+
+def _check(type_: str, event: str | None) -> None:
+    """A misspelt word would be waited for in vain."""
+    __tracebackhide__ = True
+    types = {word: number for number, word in TYPE_WORDS.items()}
+    if type_ not in types:
+        raise ValueError(f"expected a type, one of {', '.join(types)}, not {type_!r}")
+    words = [subtype.name.lower() for subtype in SUBTYPES[types[type_]]] + (["lost"] if type_ == "meta" else [])
+    if event is not None and event not in words:
+        raise ValueError(f"expected an event of {type_}, one of {', '.join(words)}, not {event!r}")
 
 
 def _matches(event: Event, type_: str, name: str | None, fields: dict[str, Any]) -> bool:

@@ -36,14 +36,16 @@ class Watch:
 
         type_, event: words as in `events`, such as "mount", "new_mount"; fields: what it must have, such as
         mountpoint="/mnt"; timeout: seconds, by default the ini value wqfs_timeout. Raises AssertionError, which
-        shows what came instead.
+        shows what came instead, and ValueError for a type or an event that there is not.
         """
+        __tracebackhide__ = True
         return self._events.expect(type_, event, fields, timeout)
 
     async def aexpect(
         self, type_: str, event: str | None = None, /, *, timeout: float | None = None, **fields: Any
     ) -> Event:
         """As `expect`, for a test under trio or asyncio: other tasks run meanwhile."""
+        __tracebackhide__ = True
         return await self._events.aexpect(type_, event, fields, timeout)
 
     def events(self) -> list[Event]:
@@ -84,6 +86,7 @@ class PrivateMount:
 
     def post(self, *lines: str) -> None:
         """Carry out commands, one after the other. Raises Refused with the reason; those after it do not happen."""
+        __tracebackhide__ = True
         fd = os.open(self.path / "post", os.O_WRONLY)
         try:
             for line in lines:
@@ -99,6 +102,7 @@ class PrivateMount:
     def play(self, scenario: str | os.PathLike[str], *words: str) -> None:
         """Run a scenario, a file or the name of a shipped one; words: options of `wqfs play`. Raises AssertionError
         with what it said when something expected did not come, or a step was refused."""
+        __tracebackhide__ = True
         command = [sys.executable, "-m", "wqfs.cli", "play", "--mount", str(self.path), *words, os.fspath(scenario)]
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
         if done.returncode:
@@ -123,12 +127,14 @@ class PrivateMount:
 
     def expect(self, type_: str, event: str | None = None, /, *, timeout: float | None = None, **fields: Any) -> Event:
         """Wait for an event anywhere on the mount, since it was made; as Watch.expect."""
+        __tracebackhide__ = True
         return self._all.expect(type_, event, timeout=timeout, **fields)
 
     async def aexpect(
         self, type_: str, event: str | None = None, /, *, timeout: float | None = None, **fields: Any
     ) -> Event:
         """As `expect`, for a test under trio or asyncio."""
+        __tracebackhide__ = True
         return await self._all.aexpect(type_, event, timeout=timeout, **fields)
 
     def events(self) -> list[Event]:
