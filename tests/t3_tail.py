@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools import LIMIT, Mount, deliver, is_mounted, wait_until
+from tests.tools import LIMIT, Mount, deliver, is_mounted, running, wait_until
 from wqfs.abi import records as r
 from wqfs.cli import lines
 from wqfs.cli.sources import KernelEvents
@@ -180,8 +180,8 @@ def test_times_are_written_as_asked(shared: Mount, started: Callable[..., Runnin
         (started("-n1", "--format", "{time}", "--timefmt", "%Y"), r"20\d\d$"),
     ]
     shared.post(*EVENTS)
-    for running, pattern in runs:
-        code, lines = running.end()
+    for each, pattern in runs:
+        code, lines = each.end()
         assert code == 0 and re.match(pattern, lines[0]), lines
 
 
@@ -342,6 +342,20 @@ def test_killed_server_ends_it_with_a_sentence(mount: Mount) -> None:
     assert (running.process.returncode, error) == (1, "wqfs tail: the mount has ended: its server is gone.\n")
 
 
+def test_closed_standard_streams_are_no_files_of_the_mount(mount: Mount) -> None:
+    command = f"exec {sys.executable} -m wqfs.cli tail --mount {mount.path} -n1 <&- >&- 2>&-"
+    with running("sh", "-c", command) as process:
+        wait_until(lambda: os.listdir(mount.path / "watches"), "its watch")
+
+        def has_ended() -> bool:  # by the first event after its open of `events`
+            mount.post("sb error / EIO")
+            return process.poll() is not None
+
+        wait_until(has_ended, "its end")
+        assert process.returncode == 0
+    assert os.listdir(mount.path / "watches") == []
+
+
 def test_unmount_ends_it(mount: Mount) -> None:
     running = Running(mount, [])
     mount.process.send_signal(signal.SIGTERM)
@@ -412,7 +426,7 @@ def test_exec_runs_for_each_event(shared: Mount, started: Callable[..., Running]
     [
         (["nosuch"], "cannot read the watch 'nosuch': No such file or directory"),
         (["-e", "new_mont"], "did you mean new_mount"),
-        (["-e", "key:ix"], "-e: expected one of instantiated"),
+        (["-e", "key:ix"], "setattr, the letters iplncrvs, not"),
         (["-e", "lock:new"], "-e: expected one of"),
         (["--object", "mount nowhere"], "objects of the watch"),
         (["--filter", "lock *"], "filter of the watch"),

@@ -79,9 +79,17 @@ def _misspelt(word: str) -> str:
     return next(iter(difflib.get_close_matches(word, COMMANDS, 1, 0.7)), "")
 
 
+def _open_missing_streams() -> None:
+    """Where who started us closed a standard stream: else the first file that is opened would be taken for it."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None and os.open(os.devnull, os.O_RDWR) == number:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+
+
 def _guarded(command: str, arguments: Sequence[str]) -> int:
     """Run a command; no traceback for what any command meets: a failure that it has a sentence for,
     Ctrl-C, SIGTERM, and a reader that went away."""
+    _open_missing_streams()
     module = importlib.import_module(f"wqfs.cli.{command}")
     for number in (signal.SIGTERM, signal.SIGHUP):  # so that watches and mounts are taken away
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
