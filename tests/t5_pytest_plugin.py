@@ -166,6 +166,11 @@ def test_words(wqfs, words):
     assert code == 0 and "3 passed" in out, out
 
 
+def test_failing_test_has_the_logs_of_all_mounts_that_it_made(inner: Inner) -> None:
+    code, out = inner.run("def test_fails(wqfs_factory):\n    wqfs_factory(), wqfs_factory('strict')\n    assert 0\n")
+    assert code == 1 and out.count("log of wqfs_factory") == out.count(": mounted") == 2, out
+
+
 def test_failing_play_shows_what_it_said(inner: Inner) -> None:
     (inner.folder / "bad.toml").write_text('title = "bad"\n[[step]]\nat = 0\nrun = "nonsense"\n')
     code, out = inner.run("def test_fails(wqfs):\n    wqfs.play('bad.toml')\n")
