@@ -56,15 +56,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[:1] == ["mount"]:
         del words[0]
     elif words in (["--help"], ["-h"]):
-        lines = [f"  {name:<9} {summary}\n" for name, summary in COMMANDS.items()]
-        print(_HELP.format(commands="".join(lines)), end="")
+        return _help()
     elif words and not helper and (meant := _misspelt(words[0])):
         print(
             f"wqfs: {words[0]} is no command and no folder; did you mean {meant}? See `wqfs --help`.", file=sys.stderr
         )
         return 1
+    return _mount(words)
+
+
+def _mount(words: Sequence[str]) -> int:
     daemon = importlib.import_module("wqfs.fs.daemon")
     return int(daemon.main(words, program="wqfs"))
+
+
+def _help() -> int:
+    lines = [f"  {name:<9} {summary}\n" for name, summary in COMMANDS.items()]
+    try:
+        print(_HELP.format(commands="".join(lines)), end="")
+        _mount(["--help"])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _leave_the_pipe()
+    return EXIT_OK
+
+
+def _leave_the_pipe() -> None:
+    """Whoever read our output has gone: nothing may be flushed into the broken pipe at the end either."""
+    os.dup2(os.open(os.devnull, os.O_RDWR), sys.stdout.fileno())
 
 
 def _is_helper_call(words: Sequence[str]) -> bool:
@@ -103,8 +122,7 @@ def _guarded(command: str, arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # Nothing may be flushed into the broken pipe at the end either.
-        os.dup2(os.open(os.devnull, os.O_RDWR), sys.stdout.fileno())
+        _leave_the_pipe()
         return EXIT_OK
     except OSError as error:
         gone = error.errno in (errno.ENOTCONN, errno.ECONNABORTED, errno.ENODEV)
