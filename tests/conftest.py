@@ -10,6 +10,7 @@ import pytest
 
 from tests.tools import Mount, mounted
 
+os.environ.pop("PYTHONUNBUFFERED", None)  # would hide what programs forget to flush
 os.environ["LESSHISTFILE"] = "-"  # the tests of less leave nothing in a home
 
 

@@ -58,7 +58,9 @@ def test_help_is_found_by_any_word_for_it() -> None:
     assert wqfs("help", "tail", stdout=subprocess.PIPE).stdout == wqfs("tail", "--help", stdout=subprocess.PIPE).stdout
 
 
-@pytest.mark.parametrize("words", [["--help"], ["post", "--commands"], ["tail", "--help"], ["doctor", "--no-trial"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["post", "--commands"], ["tail", "--help"], ["doctor", "--no-trial"], ["--version"]]
+)
 def test_reader_that_has_gone_is_no_error(words: list[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)

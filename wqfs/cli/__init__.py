@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 
 from wqfs.cli.command import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, CommandFailed
+from wqfs.fs.streams import open_missing_streams
 
 COMMANDS = {
     "tail": "show events as they happen",
@@ -47,6 +48,7 @@ in it; else by --mount DIR or WQFS_MOUNT.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, without the program's name (sys.argv's by default); returns the exit code."""
+    open_missing_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
     helper = _is_helper_call(words)
     if words[:1] == ["help"] and not helper and not os.path.isdir("help"):
@@ -62,12 +64,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"wqfs: {words[0]} is no command and no folder; did you mean {meant}? See `wqfs --help`.", file=sys.stderr
         )
         return 1
-    return _mount(words)
+    try:
+        return _mount(words)
+    except BrokenPipeError:  # of --version or --help: the daemon itself writes nothing there
+        _leave_the_pipe()
+        return EXIT_OK
 
 
 def _mount(words: Sequence[str]) -> int:
     daemon = importlib.import_module("wqfs.fs.daemon")
-    return int(daemon.main(words, program="wqfs"))
+    code = int(daemon.main(words, program="wqfs"))
+    sys.stdout.flush()
+    return code
 
 
 def _help() -> int:
@@ -75,7 +83,6 @@ def _help() -> int:
     try:
         print(_HELP.format(commands="".join(lines)), end="")
         _mount(["--help"])
-        sys.stdout.flush()
     except BrokenPipeError:
         _leave_the_pipe()
     return EXIT_OK
@@ -98,23 +105,18 @@ def _misspelt(word: str) -> str:
     return next(iter(difflib.get_close_matches(word, COMMANDS, 1, 0.7)), "")
 
 
-def _open_missing_streams() -> None:
-    """Where who started us closed a standard stream: else the first file that is opened would be taken for it."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        if getattr(sys, name) is None and os.open(os.devnull, os.O_RDWR) == number:
-            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
-
-
 def _guarded(command: str, arguments: Sequence[str]) -> int:
     """Run a command; no traceback for what any command meets: a failure that it has a sentence for,
     Ctrl-C, SIGTERM, and a reader that went away."""
-    _open_missing_streams()
     module = importlib.import_module(f"wqfs.cli.{command}")
     for number in (signal.SIGTERM, signal.SIGHUP):  # so that watches and mounts are taken away
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
             signal.signal(number, signal.default_int_handler)
     try:
-        code = int(module.main(arguments))
+        try:
+            code = int(module.main(arguments))
+        except SystemExit as ended:  # argparse's, after --help or a wrong word
+            code = int(ended.code or 0)
         sys.stdout.flush()
     except CommandFailed as failed:
         print(f"wqfs {command}: {failed}", file=sys.stderr)

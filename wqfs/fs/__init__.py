@@ -21,5 +21,6 @@ caller      reading the memory of who calls an ioctl
 mounting    fusermount3, and the mount table
 options     the mount command's arguments
 session     one mount being served: its tasks, and the ways in which it ends
+streams     the standard streams, where some were closed
 daemon      the process: background, exit codes, log
 """
