@@ -187,6 +187,48 @@ def test_top_redraws_on_a_terminal_and_gives_it_back(mount: Mount, key: bytes, c
         os.close(terminal)
 
 
+def test_top_gives_the_terminal_back_while_it_is_stopped(mount: Mount) -> None:
+    """By a shell with job control: Ctrl-Z, fg, q."""
+    mount.watch("first")
+    pid, terminal = pty.fork()
+    if not pid:
+        os.chdir("/")
+        os.environ.update(PYTHONPATH=str(ROOT), TERM="xterm", PS1="", HISTFILE="")
+        os.execvp("bash", ["bash", "--norc", "--noprofile", "-i"])
+    seen = b""
+
+    def has_come(text: bytes) -> bool:
+        """Takes all up to the text."""
+        nonlocal seen
+        if select.select([terminal], [], [], 0.05)[0]:
+            seen += os.read(terminal, 65536)
+        before, found, after = seen.partition(text)
+        seen = after if found else before
+        return bool(found)
+
+    def say(keys: str) -> None:
+        os.write(terminal, keys.encode())
+
+    try:
+        say(f"{' '.join(WQFS)} top -d 60 --mount {mount.path}\n")
+        wait_until(lambda: has_come(b"\033[?1049h\033[?25l"), "the screen")
+        wait_until(lambda: has_come(b"first"), "the table")
+        say("\x1a")
+        wait_until(lambda: has_come(b"\033[?25h\033[?1049l"), "the terminal given back")
+        wait_until(lambda: has_come(b"Stopped"), "the shell")
+        say("fg\n")
+        wait_until(lambda: has_come(b"\033[?1049h\033[?25l"), "the screen again")
+        wait_until(lambda: has_come(b"first"), "the table drawn anew")
+        say("q")
+        wait_until(lambda: has_come(b"\033[?25h\033[?1049l"), "the terminal given back at the end")
+        say("echo code $?\n")
+        wait_until(lambda: has_come(b"code 0"), "its exit code")
+    finally:
+        os.close(terminal)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
 def test_doctor_agrees_with_mounting(tmp_path: Path) -> None:
     said = wqfs("doctor", "--no-trial")
     target = tmp_path / "mnt"

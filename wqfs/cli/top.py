@@ -170,20 +170,36 @@ def _cut(line: str, width: int) -> str:
 
 @contextmanager
 def _screen() -> Iterator[int]:
-    """The terminal as a screen of ours, given back at the end; yields a descriptor that is readable when its
-    size has changed."""
+    """The terminal as a screen of ours, given back at the end and while we are stopped by Ctrl-Z; yields a descriptor
+    that is readable when it is to be drawn anew: its size has changed, or we go on."""
     before = termios.tcgetattr(0)
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     old_handler = signal.signal(signal.SIGWINCH, lambda number, frame: None)
     old_fd = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    try:
+
+    def enter() -> None:
         tty.setcbreak(0)
         sys.stdout.write(_ENTER)
-        yield reader
-    finally:
+
+    def leave() -> None:
         termios.tcsetattr(0, termios.TCSADRAIN, before)
         sys.stdout.write(_LEAVE)
         sys.stdout.flush()
+
+    def stop(number: int, frame: object) -> None:
+        leave()
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTSTP)  # here we stop, and go on with SIGCONT
+        signal.signal(signal.SIGTSTP, stop)
+        enter()
+
+    old_stop = signal.signal(signal.SIGTSTP, stop)
+    try:
+        enter()
+        yield reader
+    finally:
+        signal.signal(signal.SIGTSTP, old_stop)
+        leave()
         signal.set_wakeup_fd(old_fd)
         signal.signal(signal.SIGWINCH, old_handler)
         os.close(reader)
