@@ -9,7 +9,8 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from wqfs.client import Queue
 from wqfs.testing.events import Event, Events
@@ -60,7 +61,7 @@ class Watch:
 
 
 class PrivateMount:
-    """A mounted wqfs. path: the mountpoint."""
+    """A mounted wqfs; at the end of a `with` it is gone. path: the mountpoint."""
 
     def __init__(self, options: str = "", *, timeout: float = 5.0) -> None:
         """Mount in a new temporary folder. options: as after -o; timeout: seconds for `expect`.
@@ -158,6 +159,12 @@ class PrivateMount:
             raise TimeoutError(done.stderr.strip())
 
     # -- the end
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
 
     def close(self) -> None:
         """Unmount, end the daemon, remove the folder; again: nothing."""
