@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.tools import LIMIT, Mount, mounted, opened, wait_until
+from wqfs.cli.watching import OwnWatch
 from wqfs.sim.language import COMMANDS
 
 WQFS = (sys.executable, "-m", "wqfs.cli")
@@ -224,6 +225,19 @@ def test_post_refused_says_what_errors_says(empty: Mount) -> None:
     assert (done.returncode, done.stderr) == (1, "")
 
 
+def test_post_refused_in_a_container_says_why(empty: Mount) -> None:
+    """Where the pid in `errors` is not the one that the command knows of itself."""
+    if os.getuid():
+        pytest.skip("needs root: a pid namespace")
+    env = {**os.environ, "WQFS_MOUNT": str(empty.path)}
+    for words, said in ((["post", "sb error / EHOW"], "'EHOW'"), (["watch", "make", "v", "--filter", "sb ho"], "'ho'")):
+        done = subprocess.run(
+            ["unshare", "--pid", "--fork", *WQFS, *words],
+            capture_output=True, text=True, timeout=LIMIT, env=env, check=False,
+        )  # fmt: skip
+        assert done.returncode == 1 and said in done.stderr, done.stderr
+
+
 @pytest.mark.parametrize(("options", "after"), [((), False), (("--keep-going",), True)])
 def test_post_of_standard_input_stops_at_a_refused_line(empty: Mount, options: tuple[str, ...], after: bool) -> None:
     lines = f"# a comment\nmount a /w/p{after}1 -t tmpfs\n\nbad\nmount a /w/p{after}2 -t tmpfs"
@@ -253,6 +267,20 @@ def test_post_lists_the_commands_without_a_mount(tmp_path: Path) -> None:
 
 
 # -- watch
+
+
+def test_commands_in_containers_may_have_the_same_pid(empty: Mount) -> None:
+    """Each with a watch of its own on the one mount: here two in one process stand for them."""
+    one = OwnWatch(empty.path, "tail", ["everything"], [], None)
+    other = OwnWatch(empty.path, "tail", ["everything"], [], None)
+    try:
+        assert watches(empty) == [f"tail-{os.getpid()}", f"tail-{os.getpid()}-2"]
+        empty.post("sb error / EIO")
+        assert [len(each.events()) for each in (one, other)] == [1, 1]
+    finally:
+        one.close()
+        other.close()
+    assert watches(empty) == []
 
 
 def test_watch_is_made_listed_changed_and_removed(empty: Mount) -> None:

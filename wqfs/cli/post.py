@@ -106,5 +106,5 @@ def _post(mount: Path, post: int, line: bytes) -> str | None:
     try:
         os.write(post, line + b"\n")
     except OSError as error:
-        return refusal(mount, error)
+        return refusal(mount, error, os.fsdecode(line))
     return None

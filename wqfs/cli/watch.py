@@ -108,7 +108,7 @@ def _write(mount: Path, file: Path, text: str) -> None:
         finally:
             os.close(fd)
     except OSError as error:
-        raise CommandFailed(f"{file.name} {text!r}: {refusal(mount, error)}.") from None
+        raise CommandFailed(f"{file.name} {text!r}: {refusal(mount, error, text)}.") from None
 
 
 def _list(mount: Path, *, as_json: bool) -> None:

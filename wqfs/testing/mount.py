@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from wqfs.cli.watching import refusal
 from wqfs.client import Queue
 from wqfs.testing.events import Event, Events
 from wqfs.testing.server import PrivateServer
@@ -94,9 +95,7 @@ class PrivateMount:
                 try:
                     os.write(fd, os.fsencode(line) + b"\n")
                 except OSError as error:
-                    said = (self.path / "errors").read_text(errors="replace").splitlines()
-                    reason = said[-1].partition(f" pid={os.getpid()} ")[2] if said else ""
-                    raise Refused(error.errno, reason or str(error.strerror), line) from None
+                    raise Refused(error.errno, refusal(self.path, error, line), line) from None
         finally:
             os.close(fd)
 
