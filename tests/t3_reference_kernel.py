@@ -65,7 +65,7 @@ def test_client_is_the_same_on_the_kernels_own_pipe(reference_kernel: str, tmp_p
 
 TAIL = """
 key=$(keyctl add user colour red @s)
-{python} -m wqfs.cli tail --kernel --object 'key @s' --object "key $key id=5" -n 4 -o cat 2>{said} &
+{python} -m wqfs.cli tail --kernel --object 'key @s' --object "key $key id=5" -n 4 -o cat --color never 2>{said} &
 until grep -q watching {said}; do sleep 0.05; done
 keyctl update $key blue
 keyctl add user shape round @s >/dev/null
