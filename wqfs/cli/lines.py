@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import string
 import time
 from collections.abc import Callable, Sequence
@@ -13,11 +14,11 @@ from wqfs.cli.command import CommandFailed
 from wqfs.cli.tables import printable
 from wqfs.cli.watching import Event
 from wqfs.event import record_of
-from wqfs.sim.language import quote
 
 _COLORS: Final = {"mount": "32", "sb": "33", "key": "36", "block": "35", "meta": "34"}
 _RED: Final = "1;31"
 _DIM: Final = "2"
+_UNSAFE: Final = re.compile(r"[ \t\n\\]")
 
 
 def is_gap(event: Event) -> bool:
@@ -92,7 +93,11 @@ def _details(event: Event) -> list[str]:
 
 def _known(event: Event, *names: str) -> list[str]:
     """Escaped as in mountinfo, so that a blank in one does not look like two."""
-    return [quote(str(event[name])) for name in names if event.get(name)]
+    return [_UNSAFE.sub(_octal, str(event[name])) for name in names if event.get(name)]
+
+
+def _octal(match: re.Match[str]) -> str:
+    return f"\\{ord(match[0]):03o}"
 
 
 def _key(event: Event, name: str, serial: str) -> str:
