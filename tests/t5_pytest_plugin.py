@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,12 @@ class Inner:
     def run(self, test: str, *words: str, **env: str) -> tuple[int, str]:
         """Exit code and output; the run leaves neither mount nor folder nor process."""
         process = self.start(test, *words, **env)
-        out, _ = process.communicate(timeout=50)
+        try:
+            out, _ = process.communicate(timeout=50)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)  # workers too; mounts go by themselves
+                process.communicate(timeout=LIMIT)
         self.assert_nothing_left()
         return process.returncode, out
 
@@ -189,7 +195,8 @@ def test_interrupted_or_killed_run_leaves_nothing(inner: Inner, number: int) -> 
         process.communicate(timeout=LIMIT)
         inner.assert_nothing_left()
     finally:
-        process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.communicate(timeout=LIMIT)
 
 
@@ -356,7 +363,8 @@ def test_interrupted_run_of_workers_leaves_nothing(inner: Inner, whom: str) -> N
         process.communicate(timeout=LIMIT)
         inner.assert_nothing_left()
     finally:
-        process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.communicate(timeout=LIMIT)
 
 
