@@ -312,7 +312,7 @@ def test_watch_is_made_listed_changed_and_removed(empty: Mount) -> None:
 
 def test_watch_that_cannot_be_made_whole_is_not_made(empty: Mount) -> None:
     done = wqfs(empty, "watch", "make", "half", "--object", "mount nowhere")
-    assert done.returncode == 1 and "objects 'mount nowhere':" in done.stderr
+    assert done.returncode == 1 and "wqfs watch: objects line 1 word 2 'nowhere': expected" in done.stderr
     assert watches(empty) == []
 
 
@@ -323,7 +323,7 @@ def test_watch_that_cannot_be_made_whole_is_not_made(empty: Mount) -> None:
         (["make", ".."], "a name without /"),
         (["change", "nosuch", "--depth", "3"], "there is no watch 'nosuch'"),
         (["remove", "nosuch"], "there is no watch 'nosuch'"),
-        (["make", "deep", "--depth", "513"], "depth '513'"),
+        (["make", "deep", "--depth", "513"], "depth line 1 word 1 '513'"),
         ([], "ACTION"),
         (["rename", "x"], "invalid choice"),
     ],
