@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,17 +68,3 @@ def test_reader_that_has_gone_is_no_error(words: list[str]) -> None:
     finally:
         os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_first_example_of_the_pytest_page_passes(tmp_path: Path) -> None:
-    code = re.search(r"```python\n(.*?)```", (DOCS / "how-to/test-with-pytest.md").read_text(), re.DOTALL)
-    assert code
-    (tmp_path / "test_page.py").write_text(code[1])
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", tmp_path, tmp_path],
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        check=False,
-    )
-    assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout

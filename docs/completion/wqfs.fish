@@ -4,6 +4,16 @@
 # 2) Ensure a binary named wqfs is in your PATH
 # See also: https://fishshell.com/docs/current/completions.html#where-to-put-completions
 
+# Custom Preamble
+# _wqfs_ask KIND: what wqfs itself says fits here, with what it is.
+function _wqfs_ask
+  set -l words (commandline -opc)
+  type -q $words[1]; or return
+  set -l token (commandline -ct | string replace -r '^[\'"]' '' | string replace -ra '\\\\(.)' '$1')
+  $words[1] --complete $argv[1] $words[2..] "$token" 2>/dev/null
+end
+
+# End Custom Preamble
 
 # Parse current commandline:
 # - _shtab_wqfs_cmdpath=(sub)command path seen so far
@@ -51,7 +61,7 @@ function _shtab_wqfs_using
 end
 
 set -g _shtab_wqfs_commands mount tail wait post watch 'watch make' 'watch change' 'watch list' 'watch remove' doctor play record settle status top handover umount
-set -g _shtab_wqfs_opts_with_value --color --count --cursor-file --delay --depth --event --exec --fields --filter --format --fuse-fd --idle-timeout --mount --object --output --random --rate --ready-fd --seed --since-seq --sort --speed --timefmt --timeout -d -e -n -o -s -t
+set -g _shtab_wqfs_opts_with_value --color --count --cursor-file --delay --depth --event --exec --fields --filter --format --fuse-fd --idle-timeout --mount --object --output --random --rate --ready-fd --seed --since-seq --socket --sort --speed --timefmt --timeout -d -e -n -o -s -t
 
 complete -c wqfs -e
 complete -c wqfs -f
@@ -61,16 +71,16 @@ complete -c wqfs -n '_shtab_wqfs_using; and test $_shtab_wqfs_npos -eq 0' -a mou
 complete -c wqfs -n '_shtab_wqfs_using mount' -s h -l help -d 'show this help message and exit'
 complete -c wqfs -n '_shtab_wqfs_using mount' -s f -d 'stay in the foreground'
 complete -c wqfs -n '_shtab_wqfs_using mount' -s d -d 'log every request'
-complete -c wqfs -n '_shtab_wqfs_using mount' -s o -x -d 'mount options'
+complete -c wqfs -n '_shtab_wqfs_using mount' -s o -xka "(_wqfs_ask options)" -d 'mount options'
 complete -c wqfs -n '_shtab_wqfs_using mount' -l ready-fd -x -d 'written to when the mount answers'
 complete -c wqfs -n '_shtab_wqfs_using mount' -l fuse-fd -x -d 'serve this mount of somebody else'"'"'s'
 complete -c wqfs -n '_shtab_wqfs_using mount' -s V -l version -d 'print the version'
 complete -c wqfs -n '_shtab_wqfs_using mount; and test $_shtab_wqfs_npos -eq 0' -ka "(__fish_complete_directories)" -d 'the folder to mount on'
 complete -c wqfs -n '_shtab_wqfs_using; and test $_shtab_wqfs_npos -eq 0' -a tail -d 'Show what happens, a line for each event, until Ctrl-C, COUNT events, or SECONDS. Takes nothing from a'
 complete -c wqfs -n '_shtab_wqfs_using tail' -s h -l help -d 'show this help message and exit'
-complete -c wqfs -n '_shtab_wqfs_using tail' -l mount -xka "(__fish_complete_directories)" -d 'the mount; by default that of WQFS_MOUNT, else the one that you are in, else the only one there is'
+complete -c wqfs -n '_shtab_wqfs_using tail' -l mount -xka "(_wqfs_ask mount; __fish_complete_directories)" -d 'the mount; by default that of WQFS_MOUNT, else the one that you are in, else the only one there is'
 complete -c wqfs -n '_shtab_wqfs_using tail' -l event -s e -xka "meta key mount sb block removal loss instantiated updated linked unlinked cleared revoked invalidated setattr new_mount unmount expiry readonly move_from move_to error edquot network timeout no_space recoverable_transport critical_target critical_nexus critical_medium protection kernel_resource device_resource io" -d 'show these events alone, may be repeated: TYPE (mount, sb, key, block, meta), EVENT (new_mount, ...), TYPE:EVENT,EVENT, or key: and keyctl'"'"'s letters iplncrvs'
-complete -c wqfs -n '_shtab_wqfs_using tail' -l object -x -d 'what its own watch watches, as in `objects`: '"'"'mount /mnt id=1'"'"', '"'"'key @s'"'"'; by default everything'
+complete -c wqfs -n '_shtab_wqfs_using tail' -l object -xka "(_wqfs_ask object)" -d 'what its own watch watches, as in `objects`: '"'"'mount /mnt id=1'"'"', '"'"'key @s'"'"'; by default everything'
 complete -c wqfs -n '_shtab_wqfs_using tail' -l filter -x -d 'its filter, as in `filter`, instead of --event'
 complete -c wqfs -n '_shtab_wqfs_using tail' -l since-seq -x -d 'first those of WATCH'"'"'s log with a number above N'
 complete -c wqfs -n '_shtab_wqfs_using tail' -l cursor-file -xka "(__fish_complete_path (commandline -ct))" -d 'as --since-seq with the number in FILE, which is kept up to date'
@@ -89,37 +99,42 @@ complete -c wqfs -n '_shtab_wqfs_using tail' -l utc -d 'times in UTC'
 complete -c wqfs -n '_shtab_wqfs_using tail' -l color -xka "auto always never" -d 'auto: on a terminal, without NO_COLOR'
 complete -c wqfs -n '_shtab_wqfs_using tail' -l quiet -s q -d 'say nothing on standard error but errors'
 complete -c wqfs -n '_shtab_wqfs_using tail' -l exec -x -d 'run it by the shell for each event: the event is its standard input as JSON, and WQFS_SEQ, WQFS_TYPE, WQFS_EVENT ... its environment'
+complete -c wqfs -n '_shtab_wqfs_using tail; and test $_shtab_wqfs_npos -eq 0' -ka "(_wqfs_ask watch)" -d 'the name of a watch; by default one of its own'
 complete -c wqfs -n '_shtab_wqfs_using; and test $_shtab_wqfs_npos -eq 0' -a wait -d 'Wait until a condition holds. If it does already, return at once; one that held for a moment only while'
 complete -c wqfs -n '_shtab_wqfs_using wait' -s h -l help -d 'show this help message and exit'
-complete -c wqfs -n '_shtab_wqfs_using wait' -l mount -xka "(__fish_complete_directories)" -d 'the mount; by default that of WQFS_MOUNT, else the one that you are in, else the only one there is'
+complete -c wqfs -n '_shtab_wqfs_using wait' -l mount -xka "(_wqfs_ask mount; __fish_complete_directories)" -d 'the mount; by default that of WQFS_MOUNT, else the one that you are in, else the only one there is'
 complete -c wqfs -n '_shtab_wqfs_using wait' -l timeout -s t -x -d 'wait no longer than this'
 complete -c wqfs -n '_shtab_wqfs_using wait' -l since-seq -x -d 'for error and key-changed: only what changed after event N, such as `seq` of sim/snapshot'
 complete -c wqfs -n '_shtab_wqfs_using wait' -l print -d 'print the mount, superblock or key as JSON'
 complete -c wqfs -n '_shtab_wqfs_using wait; and test $_shtab_wqfs_npos -eq 0' -ka "mounted unmounted readonly writable error key-present key-changed key-gone" -d 'mounted, unmounted, readonly, writable, error, key-present, key-changed, key-gone'
+complete -c wqfs -n '_shtab_wqfs_using wait; and test $_shtab_wqfs_npos -eq 1' -ka "(_wqfs_ask condition-name)" -d 'the folder, superblock or key'
 complete -c wqfs -n '_shtab_wqfs_using; and test $_shtab_wqfs_npos -eq 0' -a post -d 'Carry out a command of the simulated system, given as words, or each line of standard input. Several'
 complete -c wqfs -n '_shtab_wqfs_using post' -s h -l help -d 'show this help message and exit'
-complete -c wqfs -n '_shtab_wqfs_using post' -l mount -xka "(__fish_complete_directories)" -d 'the mount; by default that of WQFS_MOUNT, else the one that you are in, else the only one there is'
+complete -c wqfs -n '_shtab_wqfs_using post' -l mount -xka "(_wqfs_ask mount; __fish_complete_directories)" -d 'the mount; by default that of WQFS_MOUNT, else the one that you are in, else the only one there is'
 complete -c wqfs -n '_shtab_wqfs_using post' -l keep-going -s k -d 'go on with the next line after a refused one'
 complete -c wqfs -n '_shtab_wqfs_using post' -l commands -d 'list the commands that there are, with WORD (mount, sb, key ...) those that begin so; nothing is done'
 complete -c wqfs -n '_shtab_wqfs_using post' -l quiet -s q -d 'do not say why a line was refused'
+complete -c wqfs -n '_shtab_wqfs_using post; and test $_shtab_wqfs_npos -ge 0' -ka "(_wqfs_ask post)" -d 'the command; without one the lines of standard input'
 complete -c wqfs -n '_shtab_wqfs_using; and test $_shtab_wqfs_npos -eq 0' -a watch -d 'Watches are folders of `watches/`; these are their mkdir, ls, echo and rmdir in one place.'
 complete -c wqfs -n '_shtab_wqfs_using watch' -s h -l help -d 'show this help message and exit'
-complete -c wqfs -n '_shtab_wqfs_using watch' -l mount -xka "(__fish_complete_directories)" -d 'the mount; by default that of WQFS_MOUNT, else the one that you are in, else the only one there is'
+complete -c wqfs -n '_shtab_wqfs_using watch' -l mount -xka "(_wqfs_ask mount; __fish_complete_directories)" -d 'the mount; by default that of WQFS_MOUNT, else the one that you are in, else the only one there is'
 complete -c wqfs -n '_shtab_wqfs_using watch; and test $_shtab_wqfs_npos -eq 0' -a make -d 'make a watch; prints its folder'
 complete -c wqfs -n '_shtab_wqfs_using watch make' -s h -l help -d 'show this help message and exit'
-complete -c wqfs -n '_shtab_wqfs_using watch make' -l object -x -d 'as in `objects`: '"'"'mount /mnt id=1'"'"', '"'"'sb /mnt'"'"', '"'"'key @s'"'"', devices, everything; --object='"'"'-mount /mnt'"'"' removes'
+complete -c wqfs -n '_shtab_wqfs_using watch make' -l object -xka "(_wqfs_ask object)" -d 'as in `objects`: '"'"'mount /mnt id=1'"'"', '"'"'sb /mnt'"'"', '"'"'key @s'"'"', devices, everything; --object='"'"'-mount /mnt'"'"' removes'
 complete -c wqfs -n '_shtab_wqfs_using watch make' -l filter -x -d 'as in `filter`: '"'"'mount new_mount'"'"'; '"'"''"'"' removes the filter'
 complete -c wqfs -n '_shtab_wqfs_using watch make' -l depth -x -d 'how many records fit, 1..512; once'
 complete -c wqfs -n '_shtab_wqfs_using watch; and test $_shtab_wqfs_npos -eq 0' -a change -d 'add to or remove from what one watches, replace its filter'
 complete -c wqfs -n '_shtab_wqfs_using watch change' -s h -l help -d 'show this help message and exit'
-complete -c wqfs -n '_shtab_wqfs_using watch change' -l object -x -d 'as in `objects`: '"'"'mount /mnt id=1'"'"', '"'"'sb /mnt'"'"', '"'"'key @s'"'"', devices, everything; --object='"'"'-mount /mnt'"'"' removes'
+complete -c wqfs -n '_shtab_wqfs_using watch change' -l object -xka "(_wqfs_ask object)" -d 'as in `objects`: '"'"'mount /mnt id=1'"'"', '"'"'sb /mnt'"'"', '"'"'key @s'"'"', devices, everything; --object='"'"'-mount /mnt'"'"' removes'
 complete -c wqfs -n '_shtab_wqfs_using watch change' -l filter -x -d 'as in `filter`: '"'"'mount new_mount'"'"'; '"'"''"'"' removes the filter'
 complete -c wqfs -n '_shtab_wqfs_using watch change' -l depth -x -d 'how many records fit, 1..512; once'
+complete -c wqfs -n '_shtab_wqfs_using watch change; and test $_shtab_wqfs_npos -eq 0' -ka "(_wqfs_ask watch)" -d NAME
 complete -c wqfs -n '_shtab_wqfs_using watch; and test $_shtab_wqfs_npos -eq 0' -a list -d 'list the watches with their numbers'
 complete -c wqfs -n '_shtab_wqfs_using watch list' -s h -l help -d 'show this help message and exit'
 complete -c wqfs -n '_shtab_wqfs_using watch list' -l json -s j -d 'a JSON object on each line'
 complete -c wqfs -n '_shtab_wqfs_using watch; and test $_shtab_wqfs_npos -eq 0' -a remove -d 'remove watches; their readers find end of file'
 complete -c wqfs -n '_shtab_wqfs_using watch remove' -s h -l help -d 'show this help message and exit'
+complete -c wqfs -n '_shtab_wqfs_using watch remove; and test $_shtab_wqfs_npos -ge 0' -ka "(_wqfs_ask watch)" -d NAME
 complete -c wqfs -n '_shtab_wqfs_using; and test $_shtab_wqfs_npos -eq 0' -a doctor -d 'Check what mounting needs: a line `ok|warn|fail  what  finding` for each thing, and below it what to do.'
 complete -c wqfs -n '_shtab_wqfs_using doctor' -s h -l help -d 'show this help message and exit'
 complete -c wqfs -n '_shtab_wqfs_using doctor' -l json -s j -d 'one JSON object a line for each check'
@@ -127,7 +142,7 @@ complete -c wqfs -n '_shtab_wqfs_using doctor' -l no-trial -d 'do not mount'
 complete -c wqfs -n '_shtab_wqfs_using doctor' -l color -xka "auto always never" -d 'auto: on a terminal, without NO_COLOR'
 complete -c wqfs -n '_shtab_wqfs_using; and test $_shtab_wqfs_npos -eq 0' -a play -d 'Run a scenario: a TOML file of commands at their times, with what must come of them.'
 complete -c wqfs -n '_shtab_wqfs_using play' -s h -l help -d 'show this help message and exit'
-complete -c wqfs -n '_shtab_wqfs_using play' -l mount -xka "(__fish_complete_directories)" -d 'the mount; by default that of WQFS_MOUNT, else the one that you are in, else the only one there is'
+complete -c wqfs -n '_shtab_wqfs_using play' -l mount -xka "(_wqfs_ask mount; __fish_complete_directories)" -d 'the mount; by default that of WQFS_MOUNT, else the one that you are in, else the only one there is'
 complete -c wqfs -n '_shtab_wqfs_using play' -l list -d 'list the shipped scenarios'
 complete -c wqfs -n '_shtab_wqfs_using play' -l fast -d 'do not wait: put the clock of the mount forward instead'
 complete -c wqfs -n '_shtab_wqfs_using play' -l speed -x -d 'run X times as fast as written'
@@ -139,38 +154,45 @@ complete -c wqfs -n '_shtab_wqfs_using play' -l count -x -d 'steps of a random s
 complete -c wqfs -n '_shtab_wqfs_using play' -l rate -x -d 'of these in a second (default 100)'
 complete -c wqfs -n '_shtab_wqfs_using play' -l print -d 'print the scenario instead of running it'
 complete -c wqfs -n '_shtab_wqfs_using play' -l quiet -s q -d 'say nothing unless something is wrong'
-complete -c wqfs -n '_shtab_wqfs_using play; and test $_shtab_wqfs_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a file, the NAME of a shipped scenario, - for standard input'
+complete -c wqfs -n '_shtab_wqfs_using play; and test $_shtab_wqfs_npos -eq 0' -ka "(_wqfs_ask scenario; __fish_complete_path (commandline -ct))" -d 'a file, the NAME of a shipped scenario, - for standard input'
 complete -c wqfs -n '_shtab_wqfs_using; and test $_shtab_wqfs_npos -eq 0' -a record -d 'Write what happens on a watch as a scenario: each event with its time, its exact bytes, and in words.'
 complete -c wqfs -n '_shtab_wqfs_using record' -s h -l help -d 'show this help message and exit'
-complete -c wqfs -n '_shtab_wqfs_using record' -l mount -xka "(__fish_complete_directories)" -d 'the mount; by default that of WQFS_MOUNT, else the one that you are in, else the only one there is'
-complete -c wqfs -n '_shtab_wqfs_using record' -l object -x -d 'what its own watch watches, as in `objects`; by default everything'
+complete -c wqfs -n '_shtab_wqfs_using record' -l mount -xka "(_wqfs_ask mount; __fish_complete_directories)" -d 'the mount; by default that of WQFS_MOUNT, else the one that you are in, else the only one there is'
+complete -c wqfs -n '_shtab_wqfs_using record' -l object -xka "(_wqfs_ask object)" -d 'what its own watch watches, as in `objects`; by default everything'
 complete -c wqfs -n '_shtab_wqfs_using record' -l filter -x -d 'its filter, as in `filter`'
 complete -c wqfs -n '_shtab_wqfs_using record' -l count -s n -x -d 'end after so many events'
 complete -c wqfs -n '_shtab_wqfs_using record' -l timeout -s t -x -d 'end after so long'
 complete -c wqfs -n '_shtab_wqfs_using record' -l output -s o -xka "(__fish_complete_path (commandline -ct))" -d 'write to FILE, not to standard output'
+complete -c wqfs -n '_shtab_wqfs_using record; and test $_shtab_wqfs_npos -eq 0' -ka "(_wqfs_ask watch)" -d 'the name of a watch; by default one of its own'
 complete -c wqfs -n '_shtab_wqfs_using; and test $_shtab_wqfs_npos -eq 0' -a settle -d 'Wait until all that was queued has been read, on the queue of each WATCH, by default of all that'
 complete -c wqfs -n '_shtab_wqfs_using settle' -s h -l help -d 'show this help message and exit'
-complete -c wqfs -n '_shtab_wqfs_using settle' -l mount -xka "(__fish_complete_directories)" -d 'the mount; by default that of WQFS_MOUNT, else the one that you are in, else the only one there is'
+complete -c wqfs -n '_shtab_wqfs_using settle' -l mount -xka "(_wqfs_ask mount; __fish_complete_directories)" -d 'the mount; by default that of WQFS_MOUNT, else the one that you are in, else the only one there is'
 complete -c wqfs -n '_shtab_wqfs_using settle' -l timeout -s t -x -d 'wait no longer than this'
+complete -c wqfs -n '_shtab_wqfs_using settle; and test $_shtab_wqfs_npos -ge 0' -ka "(_wqfs_ask watch)" -d 'the name of a watch, with readers or not yet'
 complete -c wqfs -n '_shtab_wqfs_using; and test $_shtab_wqfs_npos -eq 0' -a status -d 'Show all mounts, or one: what state it is in, its options, counts and watches. Never waits for a mount'
 complete -c wqfs -n '_shtab_wqfs_using status' -s h -l help -d 'show this help message and exit'
-complete -c wqfs -n '_shtab_wqfs_using status' -l mount -xka "(__fish_complete_directories)" -d 'the mount; by default that of WQFS_MOUNT, else the one that you are in, else the only one there is'
+complete -c wqfs -n '_shtab_wqfs_using status' -l mount -xka "(_wqfs_ask mount; __fish_complete_directories)" -d 'the mount; by default that of WQFS_MOUNT, else the one that you are in, else the only one there is'
 complete -c wqfs -n '_shtab_wqfs_using status' -l json -s j -d 'one JSON object a line for each mount'
 complete -c wqfs -n '_shtab_wqfs_using status' -l color -xka "auto always never" -d 'auto: on a terminal, without NO_COLOR'
-complete -c wqfs -n '_shtab_wqfs_using status; and test $_shtab_wqfs_npos -eq 0' -ka "(__fish_complete_directories)" -d 'the mount, as --mount; by default all'
+complete -c wqfs -n '_shtab_wqfs_using status; and test $_shtab_wqfs_npos -eq 0' -ka "(_wqfs_ask mount; __fish_complete_directories)" -d 'the mount, as --mount; by default all'
 complete -c wqfs -n '_shtab_wqfs_using; and test $_shtab_wqfs_npos -eq 0' -a top -d 'A live table of the queues of watches, until q or Ctrl-C; s changes the order, r reverses it.'
 complete -c wqfs -n '_shtab_wqfs_using top' -s h -l help -d 'show this help message and exit'
-complete -c wqfs -n '_shtab_wqfs_using top' -l mount -xka "(__fish_complete_directories)" -d 'the mount; by default that of WQFS_MOUNT, else the one that you are in, else the only one there is'
+complete -c wqfs -n '_shtab_wqfs_using top' -l mount -xka "(_wqfs_ask mount; __fish_complete_directories)" -d 'the mount; by default that of WQFS_MOUNT, else the one that you are in, else the only one there is'
 complete -c wqfs -n '_shtab_wqfs_using top' -l once -d 'one table, its rates measured over one delay'
 complete -c wqfs -n '_shtab_wqfs_using top' -l delay -s d -x -d 'between tables (1)'
 complete -c wqfs -n '_shtab_wqfs_using top' -l sort -s s -xka "name used posted delivered lost readers pollers" -d 'the order (name); numbers: largest first'
 complete -c wqfs -n '_shtab_wqfs_using top' -l color -xka "auto always never" -d 'auto: on a terminal, without NO_COLOR'
 complete -c wqfs -n '_shtab_wqfs_using; and test $_shtab_wqfs_npos -eq 0' -a handover -d 'Mount at DIR, and run COMMAND with the descriptor of /dev/fuse as its descriptor 3: it is to serve the'
 complete -c wqfs -n '_shtab_wqfs_using handover' -s h -l help -d 'show this help message and exit'
-complete -c wqfs -n '_shtab_wqfs_using handover' -s o -x -d 'as of `wqfs mount`: allow_other, ro ...'
+complete -c wqfs -n '_shtab_wqfs_using handover' -s o -xka "(_wqfs_ask options)" -d 'as of `wqfs mount`: allow_other, ro ...; without --socket the server must be told them again'
+complete -c wqfs -n '_shtab_wqfs_using handover' -l socket -x -d 'make a socket there, mode 0600: root and the user who runs this may connect, others once the mode is changed; who connects serves the mount, and hears what is written to it'
 complete -c wqfs -n '_shtab_wqfs_using handover; and test $_shtab_wqfs_npos -eq 0' -ka "(__fish_complete_directories)" -d 'the folder to mount on'
 complete -c wqfs -n '_shtab_wqfs_using; and test $_shtab_wqfs_npos -eq 0' -a umount -d 'Unmount. A dead mount ("Transport endpoint is not connected") is cleared even while it is in use.'
 complete -c wqfs -n '_shtab_wqfs_using umount' -s h -l help -d 'show this help message and exit'
-complete -c wqfs -n '_shtab_wqfs_using umount' -l mount -xka "(__fish_complete_directories)" -d 'the mount; by default that of WQFS_MOUNT, else the one that you are in, else the only one there is'
+complete -c wqfs -n '_shtab_wqfs_using umount' -l mount -xka "(_wqfs_ask mount; __fish_complete_directories)" -d 'the mount; by default that of WQFS_MOUNT, else the one that you are in, else the only one there is'
 complete -c wqfs -n '_shtab_wqfs_using umount' -l lazy -s l -d 'detach it at once; who has files open keeps them, hung up'
-complete -c wqfs -n '_shtab_wqfs_using umount; and test $_shtab_wqfs_npos -eq 0' -ka "(__fish_complete_directories)" -d 'the mount, as --mount'
+complete -c wqfs -n '_shtab_wqfs_using umount; and test $_shtab_wqfs_npos -eq 0' -ka "(_wqfs_ask mount; __fish_complete_directories)" -d 'the mount, as --mount'
+
+# The form without the word mount: a folder, and -o.
+complete -c wqfs -n '_shtab_wqfs_using; and string match -q -- "*/*" (commandline -ct)' -a '(__fish_complete_directories)'
+complete -c wqfs -n '_shtab_wqfs_using' -s o -xka '(_wqfs_ask options)' -d 'mount options'

@@ -55,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         words = [*(word for word in words[1:2] if word in COMMANDS), "--help"]
     if words and words[0] in COMMANDS and not helper:
         return _guarded(words[0], words[1:])
+    if words[:1] == ["--complete"]:  # asked by the shells' completion: cli/complete.py
+        return _guarded("complete", words[1:])
     if words[:1] == ["mount"]:
         del words[0]
     elif words in (["--help"], ["-h"]):
