@@ -42,7 +42,7 @@ def test_every_command_has_help_with_its_exit_codes() -> None:
             timeout=LIMIT,
             check=True,
         )
-        assert "exit codes: 0 " in done.stdout, command
+        assert "exit codes: " in done.stdout, command  # of `run` they are the program's own
 
 
 def wqfs(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -6,7 +6,7 @@
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
 _shtab_wqfs_watch_subparsers=(make change list remove)
-_shtab_wqfs_subparsers=(mount tail wait post watch doctor play record settle status top handover umount)
+_shtab_wqfs_subparsers=(mount tail wait post watch doctor run play record settle status top handover umount)
 
 _shtab_wqfs_mount_option_strings=(-h --help -f -d -o --ready-fd --fuse-fd -V --version)
 _shtab_wqfs_tail_option_strings=(-h --help --mount --event -e --object --filter --since-seq --cursor-file --kernel --count -n --timeout -t --idle-timeout --fail-on-loss --output -o --json -j --format --fields --timefmt --ts --utc --color --quiet -q --exec)
@@ -18,6 +18,7 @@ _shtab_wqfs_watch_list_option_strings=(-h --help --json -j)
 _shtab_wqfs_watch_remove_option_strings=(-h --help)
 _shtab_wqfs_watch_option_strings=(-h --help --mount)
 _shtab_wqfs_doctor_option_strings=(-h --help --json -j --no-trial --color)
+_shtab_wqfs_run_option_strings=(-h --help --mount -o --trace --wait-for-keys)
 _shtab_wqfs_play_option_strings=(-h --help --mount --list --fast --speed --seed --keep-going --private --random --count --rate --print --quiet -q)
 _shtab_wqfs_record_option_strings=(-h --help --mount --object --filter --count -n --timeout -t --output -o)
 _shtab_wqfs_settle_option_strings=(-h --help --mount --timeout -t)
@@ -42,6 +43,8 @@ _shtab_wqfs_watch_change_pos_0_COMPGEN=_wqfs_ask_watch
 _shtab_wqfs_watch_change___object_COMPGEN=_wqfs_ask_object
 _shtab_wqfs_watch_remove_pos_0_COMPGEN=_wqfs_ask_watch
 _shtab_wqfs_watch___mount_COMPGEN=_wqfs_dir_or_mount
+_shtab_wqfs_run___mount_COMPGEN=_wqfs_dir_or_mount
+_shtab_wqfs_run__o_COMPGEN=_wqfs_ask_options
 _shtab_wqfs_play_pos_0_COMPGEN=_wqfs_file_or_scenario
 _shtab_wqfs_play___mount_COMPGEN=_wqfs_dir_or_mount
 _shtab_wqfs_record_pos_0_COMPGEN=_wqfs_ask_watch
@@ -71,7 +74,7 @@ _shtab_wqfs_status___color_choices=(auto always never)
 _shtab_wqfs_top___sort_choices=(name used posted delivered lost readers pollers)
 _shtab_wqfs_top__s_choices=(name used posted delivered lost readers pollers)
 _shtab_wqfs_top___color_choices=(auto always never)
-_shtab_wqfs_pos_0_choices=(mount tail wait post watch doctor play record settle status top handover umount)
+_shtab_wqfs_pos_0_choices=(mount tail wait post watch doctor run play record settle status top handover umount)
 
 _shtab_wqfs_mount__h_nargs=0
 _shtab_wqfs_mount___help_nargs=0
@@ -119,6 +122,11 @@ _shtab_wqfs_doctor___help_nargs=0
 _shtab_wqfs_doctor___json_nargs=0
 _shtab_wqfs_doctor__j_nargs=0
 _shtab_wqfs_doctor___no_trial_nargs=0
+_shtab_wqfs_run_pos_0_nargs=...
+_shtab_wqfs_run__h_nargs=0
+_shtab_wqfs_run___help_nargs=0
+_shtab_wqfs_run___trace_nargs=0
+_shtab_wqfs_run___wait_for_keys_nargs=0
 _shtab_wqfs_play__h_nargs=0
 _shtab_wqfs_play___help_nargs=0
 _shtab_wqfs_play___list_nargs=0

@@ -60,7 +60,7 @@ function _shtab_wqfs_using
   test "$_shtab_wqfs_cmdpath" = "$argv"
 end
 
-set -g _shtab_wqfs_commands mount tail wait post watch 'watch make' 'watch change' 'watch list' 'watch remove' doctor play record settle status top handover umount
+set -g _shtab_wqfs_commands mount tail wait post watch 'watch make' 'watch change' 'watch list' 'watch remove' doctor run play record settle status top handover umount
 set -g _shtab_wqfs_opts_with_value --color --count --cursor-file --delay --depth --event --exec --fields --filter --format --fuse-fd --idle-timeout --mount --object --output --random --rate --ready-fd --seed --since-seq --socket --sort --speed --timefmt --timeout -d -e -n -o -s -t
 
 complete -c wqfs -e
@@ -140,6 +140,12 @@ complete -c wqfs -n '_shtab_wqfs_using doctor' -s h -l help -d 'show this help m
 complete -c wqfs -n '_shtab_wqfs_using doctor' -l json -s j -d 'one JSON object a line for each check'
 complete -c wqfs -n '_shtab_wqfs_using doctor' -l no-trial -d 'do not mount'
 complete -c wqfs -n '_shtab_wqfs_using doctor' -l color -xka "auto always never" -d 'auto: on a terminal, without NO_COLOR'
+complete -c wqfs -n '_shtab_wqfs_using; and test $_shtab_wqfs_npos -eq 0' -a run -d 'Run PROGRAM on notification pipes, keys and keyrings of wqfs instead of the kernel'"'"'s: pipe2 with'
+complete -c wqfs -n '_shtab_wqfs_using run' -s h -l help -d 'show this help message and exit'
+complete -c wqfs -n '_shtab_wqfs_using run' -l mount -xka "(_wqfs_ask mount; __fish_complete_directories)" -d 'a mount of one'"'"'s own to use, instead of a private one'
+complete -c wqfs -n '_shtab_wqfs_using run' -s o -xka "(_wqfs_ask options)" -d 'further options of the private mount, as of `wqfs mount`'
+complete -c wqfs -n '_shtab_wqfs_using run' -l trace -d 'print each answered call, as strace(1) does'
+complete -c wqfs -n '_shtab_wqfs_using run' -l wait-for-keys -d 'let request_key(2) with callout information wait until the key is constructed (`wqfs post key instantiate ...`); by default nobody constructs keys, and it is ENOKEY'
 complete -c wqfs -n '_shtab_wqfs_using; and test $_shtab_wqfs_npos -eq 0' -a play -d 'Run a scenario: a TOML file of commands at their times, with what must come of them.'
 complete -c wqfs -n '_shtab_wqfs_using play' -s h -l help -d 'show this help message and exit'
 complete -c wqfs -n '_shtab_wqfs_using play' -l mount -xka "(_wqfs_ask mount; __fish_complete_directories)" -d 'the mount; by default that of WQFS_MOUNT, else the one that you are in, else the only one there is'

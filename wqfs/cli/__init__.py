@@ -24,6 +24,7 @@ COMMANDS = {
     "post": "make things happen: commands as arguments or from standard input",
     "watch": "make, list, change and remove watches",
     "doctor": "check what mounting needs, and say what to do about what is missing",
+    "run": "run a program written for the kernel's notification pipes, unchanged",
     "play": "run a scenario: commands at their times, and what must come of them",
     "record": "write what happens on a watch as a scenario",
     "settle": "wait until the readers of queues have drained them",

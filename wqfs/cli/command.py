@@ -28,11 +28,13 @@ class CommandFailed(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with 1 for usage, as the mount command has it."""
+    """argparse with 1 for usage, as the mount command has it; usage_code: where it is another."""
+
+    usage_code = EXIT_ERROR
 
     def error(self, message: str) -> None:  # type: ignore[override]  # ends the program too
         self.print_usage(sys.stderr)
-        self.exit(EXIT_ERROR, f"{self.prog}: {message}. See `{self.prog} --help`.\n")
+        self.exit(self.usage_code, f"{self.prog}: {message}. See `{self.prog} --help`.\n")
 
 
 def parser(command: str, description: str, epilog: str, *, on_mount: bool = True) -> Parser:
