@@ -22,5 +22,6 @@ mounting    fusermount3, and the mount table
 handover    a mount that goes over a socket to another process, which serves it
 options     the mount command's arguments
 session     one mount being served: its tasks, and the ways in which it ends
+streams     the standard streams, where some were closed
 daemon      the process: background, exit codes, log
 """

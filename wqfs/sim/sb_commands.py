@@ -79,6 +79,7 @@ def report_error(system: System, sb: Superblock, number: int, now_ns: int, *, co
     sb.errors += 1
     sb.read_only = sb.read_only or turns
     body = r.SB_ERROR_BODY.pack(sb.id, number, cookie)[r.SB_BODY.size :] + cut(text, TEXT_MAX)
+    sb.last_error = system.watches.last_event + 1
     system.notify_sb(r.SbSubtype.ERROR, sb, now_ns, body=body)
     if turns:
         system.notify_sb(r.SbSubtype.READONLY, sb, now_ns, r.SbFlag.IS_NOW_RO)

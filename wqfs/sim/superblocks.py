@@ -40,11 +40,12 @@ NODEV_TYPES = frozenset(
 class Superblock(Watchable):
     """id: the id in records and in sim/superblocks, from 1; device: (major, minor); read_only: of
     the superblock, not of a mount; options: of the filesystem, as mounted; errors: reported so far;
+    last_error: the number of the event that told of the last one, 0 for none;
     frozen: nothing may be written until it is thawed; fill_percent: 0..100; changed: the number of
     the event that changed it last, 0 before the first; after a change without one, the next number."""
 
-    __slots__ = ("changed", "device", "errors", "fill_percent", "frozen", "fstype", "id", "mounts", "network_down",
-                 "options", "read_only", "source")  # fmt: skip
+    __slots__ = ("changed", "device", "errors", "fill_percent", "frozen", "fstype", "id", "last_error", "mounts",
+                 "network_down", "options", "read_only", "source")  # fmt: skip
 
     def __init__(
         self,
@@ -63,6 +64,7 @@ class Superblock(Watchable):
         self.read_only = read_only
         self.options = options
         self.errors = 0
+        self.last_error = 0
         self.network_down = False
         self.frozen = False
         self.fill_percent = 0
