@@ -49,15 +49,15 @@ Answer = int | bytes | Constructing
 def call(system: System, actor: Actor, name: str, arguments: Arguments, now_ns: int) -> Answer:
     """Carry out the call `name` for `actor`.
 
-    Raises Refused with what the kernel would answer; ENOSYS for a name of no call, EINVAL for arguments of the
+    Raises Refused with what the kernel would answer; ValueError for a name of no call and for arguments of the
     wrong kind, which no program can cause.
     """
     entry = _CALLS.get(name)
     if entry is None:
-        raise Refused(errno.ENOSYS, f"there is no call {name!r}")
+        raise ValueError(f"there is no call {name!r}")
     kinds, run = entry
     if len(kinds) != len(arguments) or not all(map(_is_of_kind, kinds, arguments)):
-        raise Refused(errno.EINVAL, f"expected the arguments {kinds!r} of {name}, not {len(arguments)} others")
+        raise ValueError(f"expected the arguments {kinds!r} of {name}, not {len(arguments)} others")
     system.keys.collect(now_ns)
     return run(system, actor, arguments, now_ns)
 
