@@ -10,7 +10,9 @@ devices       what it is mounted from; device_commands
 keys, key_search, key_store, processes, key_table, key_links, key_construction, key_sessions, keyring
               keys and keyrings, from one key and who has it to all operations
 key_commands, key_request_commands, process_commands   the words of keyctl(1), and who gives them
-key_calls     the system calls of keys, for programs under `wqfs run`
+calls, key_calls, mount_calls, call_arguments
+              the system calls of keys and mounts, for programs under `wqfs run`
+mount_descriptors   what descriptors of the mount API name
 objects       the lines of a watch's `objects`
 views, key_views   the files of sim/
 simulation    all of it for programs in Python, without a mount

@@ -18,6 +18,7 @@ MOUNT_ATTR_NOATIME = 0x00000010
 MOUNT_ATTR_STRICTATIME = 0x00000020
 MOUNT_ATTR_NODIRATIME = 0x00000080
 MOUNT_ATTR_NOSYMFOLLOW = 0x00200000
+MOUNT_ATTR_IDMAP = 0x00100000
 
 # option -> (bits that it clears, bits that it sets)
 _ATTRIBUTES: dict[str, tuple[int, int]] = {
@@ -141,4 +142,5 @@ def attribute_text(attr: int) -> str:
         + (",nodiratime" if attr & MOUNT_ATTR_NODIRATIME else "")
         + (",relatime" if attr & MOUNT_ATTR__ATIME == MOUNT_ATTR_RELATIME else "")
         + (",nosymfollow" if attr & MOUNT_ATTR_NOSYMFOLLOW else "")
+        + (",idmapped" if attr & MOUNT_ATTR_IDMAP else "")
     )
