@@ -187,6 +187,7 @@ def _die_with_parent() -> None:
 def _end_by(number: signal.Signals) -> None:
     """End as the program did, so that a shell sees it; without a core dump of this process."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(number, signal.SIG_DFL)
+    if number != signal.SIGKILL:  # of which nobody may choose what it does
+        signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
     os.kill(os.getpid(), number)
