@@ -104,7 +104,8 @@ class Supervisor:
         ready and not of ours; it returns whether to end."""
         while True:
             timeout = _LOOK_FOR_SIGNALS if self._waiting else -1
-            for fd, events in self.poll.poll(timeout):
+            # What the program closed or ended before it made a call has gone when the call is answered.
+            for fd, events in sorted(self.poll.poll(timeout), key=lambda ready: ready[0] == self._calls.fileno()):
                 if fd == self._calls.fileno():
                     if events & select.EPOLLIN:
                         self._next()
