@@ -168,8 +168,8 @@ def _parameters(flags: int, data: str) -> Parameters:
     """Of a superblock, from the flags and the data of mount(2)."""
     parameters = Parameters()
     said = {"sync": bool(flags & MS_SYNCHRONOUS), "lazytime": bool(flags & MS_LAZYTIME)}
-    if flags & MS_DIRSYNC:
-        said["dirsync"] = True  # a remount does not take it away
+    if flags & MS_DIRSYNC and not flags & MS_REMOUNT:
+        said["dirsync"] = True  # a remount neither gives nor takes it (MS_RMT_MASK)
     parameters.add_flags(bool(flags & MS_RDONLY), said)
     if data:
         parameters.add_data(data)

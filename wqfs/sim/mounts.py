@@ -173,8 +173,8 @@ class MountTree:
         for each in mount.subtree():
             each.path = path_text(each.parent, each.mountpoint)
             each.attached = True
-            self.by_id[each.id] = each
-            each.sb.mounts[each.id] = each
+            _insert(self.by_id, each)
+            _insert(each.sb.mounts, each)
         self.changed += 1
 
     def detach(self, mount: Mount) -> None:
@@ -199,6 +199,16 @@ class MountTree:
         for each in mount.subtree():
             each.path = path_text(each.parent, each.mountpoint)
         self.changed += 1
+
+
+def _insert(mounts: dict[int, Mount], mount: Mount) -> None:
+    """Into a table that stands in the order of ids: one that was detached may be older than others."""
+    is_newest = not mounts or mount.id > next(reversed(mounts))
+    mounts[mount.id] = mount
+    if not is_newest:
+        ordered = sorted(mounts.items())
+        mounts.clear()
+        mounts.update(ordered)
 
 
 def shown(top: Mount, place: Place) -> list[tuple[Mount, Place]]:
