@@ -15,7 +15,7 @@ from wqfs.run.mount_files import MountFiles
 from wqfs.run.mounts import ATIMES, MOUNT_ATTRIBUTES, only
 from wqfs.run.places import Places, path_at, text_at
 from wqfs.run.simulated import System
-from wqfs.sim.mount_calls import (
+from wqfs.sim.context_calls import (
     CMD_CREATE,
     CMD_CREATE_EXCL,
     CMD_RECONFIGURE,

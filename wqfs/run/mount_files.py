@@ -7,6 +7,7 @@ messages are read, one with each read, as from fsopen's own descriptor.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 from contextlib import suppress
@@ -37,10 +38,14 @@ class MountFiles:
     def give(self, call: Call, number: int, *, cloexec: bool) -> Answered:
         """A descriptor of tree or context `number`, as what the call returns; without it the number goes.
 
-        Raises OSError EMFILE; Gone.
+        Raises OSError: EMFILE, ENFILE where the supervisor has too many; Gone.
         """
         # O_DIRECT: a message with each read. O_NONBLOCK: none is EAGAIN, for a pipe knows no ENODATA.
-        reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK | os.O_DIRECT)
+        try:
+            reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK | os.O_DIRECT)
+        except OSError:
+            self._system.call(None, "", "close_mount_fd", number)
+            raise OSError(errno.ENFILE, "the supervisor has no descriptor left") from None
         about = os.fstat(reader)
         file = _File(number, (about.st_dev, about.st_ino), writer)
         try:

@@ -50,6 +50,7 @@ _MOVE_MOUNT_FLAGS: Final = 0x377
 _F_EMPTY_PATH, _T_EMPTY_PATH, _SET_GROUP, _BENEATH = 0x4, 0x40, 0x100, 0x200
 _MOUNT_ATTR = struct.Struct("=QQQQ")  # attr_set, attr_clr, propagation, userns_fd
 assert _MOUNT_ATTR.size == 32
+_INITIAL_NAMESPACE: Final = "user:[4026531837]"  # PROC_USER_INIT_INO
 
 
 def only(flags: int, known: int) -> None:
@@ -149,5 +150,8 @@ def _check_idmap(call: Call, clear: int, userns: int) -> None:
     if clear & MOUNT_ATTR_IDMAP or userns > 0x7FFFFFFF:
         raise OSError(errno.EINVAL, "an idmap is set once, from a user namespace")
     with call.borrowed(userns) as mine:
-        if not os.readlink(f"/proc/self/fd/{mine}").startswith("user:["):
+        namespace = os.readlink(f"/proc/self/fd/{mine}")
+        if not namespace.startswith("user:["):
             raise OSError(errno.EINVAL, f"descriptor {userns} is no user namespace")
+        if namespace == _INITIAL_NAMESPACE:
+            raise OSError(errno.EPERM, "the initial user namespace maps nothing")

@@ -17,15 +17,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from wqfs.sim import context_calls, mounting, propagation, remounting
 from wqfs.sim import mount_options as o
-from wqfs.sim import mounting, propagation
 from wqfs.sim.call_arguments import Answer, Arguments, Run, number, optional, text
+from wqfs.sim.call_places import find, root, target
 from wqfs.sim.command import Actor
+from wqfs.sim.context_calls import check_type, new_superblock
 from wqfs.sim.errors import Refused
-from wqfs.sim.mount_descriptors import Context, Parameters, Phase, Tree
+from wqfs.sim.mount_descriptors import Parameters, Tree
 from wqfs.sim.mounting import At
-from wqfs.sim.mounts import Mount, path_text, segments
-from wqfs.sim.superblocks import DEVICE_TYPES, Superblock
+from wqfs.sim.mounts import Mount, path_text
 
 if TYPE_CHECKING:
     from wqfs.sim.system import System
@@ -39,8 +40,6 @@ MS_TYPES = {1 << 17: "unbindable", 1 << 18: "private", 1 << 19: "slave", 1 << 20
 MNT_FORCE, MNT_DETACH, MNT_EXPIRE = 1, 2, 4
 OPEN_TREE_CLONE, AT_RECURSIVE = 1, 0x8000
 MOVE_MOUNT_SET_GROUP, MOVE_MOUNT_BENEATH = 0x100, 0x200
-SET_FLAG, SET_STRING, SET_BINARY, SET_PATH, SET_PATH_EMPTY, SET_FD = range(6)
-CMD_CREATE, CMD_RECONFIGURE, CMD_CREATE_EXCL = 6, 7, 8
 
 _ATIMES = MS_NOATIME | MS_NODIRATIME | MS_RELATIME | MS_STRICTATIME
 _ATIME_ATTRIBUTES = o.MOUNT_ATTR__ATIME | o.MOUNT_ATTR_NODIRATIME
@@ -67,79 +66,43 @@ def source_is_path(flags: int) -> bool:
     return not flags & MS_REMOUNT and (bool(flags & MS_BIND) or (not flags & _TYPE_FLAGS and bool(flags & MS_MOVE)))
 
 
-# -- places
-
-
-def _at(system: System, place: Arguments, *, marks: bool = True) -> At:
-    """The mount that a place is in, and where. marks: the mount is used, and does not expire next time."""
-    tree, path = number(place[0]), text(place[1])
-    if tree:
-        named = system.descriptors.tree(tree)
-        found = system.mounts.walk(named.mount, named.place, segments("/" + path))
-    else:
-        found = system.mounts.lookup(path)
-    if marks:
-        found[0].expiring = False
-    return found
-
-
-def _target(system: System, at: At) -> At:
-    """Where something is mounted that is mounted at this place: on top of what is there (lock_mount)."""
-    mount, place = at
-    while (above := mount.children.get(place)) is not None:
-        mount, place = above, ()
-    if not mount.attached:
-        raise Refused(errno.EINVAL, "expected a place in the tree, not in a detached one")
-    return mount, place
-
-
-def _root(at: At, *, attached: bool = False) -> Mount:
-    """The mount whose root a place is. Raises EINVAL for a plain directory."""
-    mount, place = at
-    if place:
-        raise Refused(errno.EINVAL, f"expected a mount point, not {path_text(mount, place)!r}")
-    if attached and not mount.attached:
-        raise Refused(errno.EINVAL, "expected a mount in the tree, not a detached one")
-    return mount
-
-
 # -- mount and umount2
 
 
 def _mount(system: System, actor: Actor, a: Arguments, now_ns: int) -> Answer:
     """path_mount(): what the flags say first is done, and nothing else."""
     source, flags, data = a[1], without_magic(number(a[5])), optional(a[6]) or ""
-    at = _at(system, a[2:4])
+    at = find(system, a[2:4])
     if flags & MS_NOUSER:
         raise Refused(errno.EINVAL, "MS_NOUSER is the kernel's own")
     attributes = _attributes(flags, at[0].attr)
     if flags & MS_REMOUNT:
         given = replace(_parameters(flags, data).options(), set=attributes, clear=_SETTABLE)
         if flags & MS_BIND:
-            mounting.set_attributes(system, {_root(at, attached=True): given.attributes(at[0].attr)}, now_ns)
+            remounting.set_attributes(system, {root(at, attached=True): given.attributes(at[0].attr)}, now_ns)
         else:
-            mounting.remount(system, _root(at, attached=True), given, now_ns)
+            remounting.remount(system, root(at, attached=True), given, now_ns)
     elif flags & MS_BIND:
         old = _old(system, a)
-        where = _target(system, at)
+        where = target(system, at)
         if not old[0].attached:
             raise Refused(errno.EINVAL, "what is detached is attached by move_mount(2)")
         mounting.bind_at(system, old, where, now_ns, recursive=bool(flags & MS_REC))
     elif flags & _TYPE_FLAGS:
-        _change_type(system, _root(at), flags)
+        _change_type(system, root(at), flags)
     elif flags & MS_MOVE:
-        _move(system, _old(system, a), _target(system, at), now_ns)
+        _move(system, _old(system, a), target(system, at), now_ns)
     else:
         fstype = optional(a[4])
         if fstype is None:
             raise Refused(errno.EINVAL, "expected the type of a filesystem")
-        _check_type(fstype)
+        check_type(fstype)
         parameters = _parameters(flags, "")
         parameters.source = None if source is None else text(source)
         parameters.add_data(data)
-        sb = _new_superblock(system, fstype, parameters)
+        sb = new_superblock(system, fstype, parameters)
         try:
-            where = _target(system, at)
+            where = target(system, at)
         except Refused:
             if not sb.is_used:
                 system.superblocks.forget(sb)
@@ -151,7 +114,7 @@ def _mount(system: System, actor: Actor, a: Arguments, now_ns: int) -> Answer:
 def _old(system: System, a: Arguments) -> At:
     if not a[1]:
         raise Refused(errno.EINVAL, "expected the path of what is mounted already")
-    return _at(system, a[:2])
+    return find(system, a[:2])
 
 
 def _attributes(flags: int, before: int) -> int:
@@ -176,24 +139,6 @@ def _parameters(flags: int, data: str) -> Parameters:
     return parameters
 
 
-def _check_type(fstype: str) -> None:
-    """The simulated machine has a filesystem of any name."""
-    if not fstype:
-        raise Refused(errno.ENODEV, "expected the type of a filesystem, it is empty")
-    if fstype.endswith("."):
-        raise Refused(errno.EINVAL, f"expected a subtype after the dot of {fstype!r}")
-
-
-def _new_superblock(system: System, fstype: str, parameters: Parameters, *, exclusive: bool = False) -> Superblock:
-    source = parameters.source
-    if not source and fstype in DEVICE_TYPES:
-        raise Refused(errno.EINVAL, "No source specified")
-    sb = system.superblocks.get(source or "none", fstype, bool(parameters.read_only), parameters.options().fs)
-    if exclusive and sb.is_used:
-        raise Refused(errno.EBUSY, f"{source} has a superblock already")
-    return sb
-
-
 def _change_type(system: System, mount: Mount, flags: int) -> None:
     word = MS_TYPES.get(flags & ~(MS_REC | MS_SILENT))
     if word is None:
@@ -203,7 +148,7 @@ def _change_type(system: System, mount: Mount, flags: int) -> None:
 
 def _umount2(system: System, actor: Actor, a: Arguments, now_ns: int) -> Answer:
     flags = number(a[2])
-    mount = _root(_at(system, a[:2], marks=False), attached=True)
+    mount = root(find(system, a[:2], marks=False), attached=True)
     if flags & MNT_EXPIRE:
         if mount.parent is None or flags & (MNT_FORCE | MNT_DETACH):
             raise Refused(errno.EINVAL, "MNT_EXPIRE is neither for the root mount nor with another flag")
@@ -213,7 +158,7 @@ def _umount2(system: System, actor: Actor, a: Arguments, now_ns: int) -> Answer:
             mount.expiring = True
             raise Refused(errno.EAGAIN, f"{mount.path} goes next time, if nobody uses it until then")
     if mount.parent is None and not flags & MNT_DETACH:
-        mounting.sb_set_readonly(system, mount.sb, True, now_ns)  # do_umount_root
+        remounting.sb_set_readonly(system, mount.sb, True, now_ns)  # do_umount_root
     else:
         mounting.umount(system, mount, now_ns, lazy=bool(flags & MNT_DETACH))
     return 0
@@ -223,13 +168,13 @@ def _umount2(system: System, actor: Actor, a: Arguments, now_ns: int) -> Answer:
 
 
 def _move_mount(system: System, actor: Actor, a: Arguments, now_ns: int) -> Answer:
-    old, new, flags = _at(system, a[:2]), _at(system, a[2:4]), number(a[4])
+    old, new, flags = find(system, a[:2]), find(system, a[2:4]), number(a[4])
     if flags & MOVE_MOUNT_BENEATH:
         raise Refused(errno.EINVAL, "MOVE_MOUNT_BENEATH is not simulated: Linux has it from 6.5 on")
     if flags & MOVE_MOUNT_SET_GROUP:
-        _set_group(system, _root(old, attached=True), _root(new, attached=True))
+        _set_group(system, root(old, attached=True), root(new, attached=True))
     else:
-        _move(system, old, _target(system, new), now_ns)
+        _move(system, old, target(system, new), now_ns)
     return 0
 
 
@@ -238,9 +183,9 @@ def _move(system: System, what: At, where: At, now_ns: int) -> None:
     if mount.parent is None:
         if mount not in system.descriptors.detached:
             raise Refused(errno.EINVAL, "expected a mount with a parent, not the root mount or one that is gone")
-        _attach(system, _root(what), where, now_ns)
+        _attach(system, root(what), where, now_ns)
     else:
-        mounting.move_to(system, _root((mount, place), attached=True), where, now_ns)
+        mounting.move_to(system, root((mount, place), attached=True), where, now_ns)
 
 
 def _attach(system: System, top: Mount, where: At, now_ns: int) -> None:
@@ -268,7 +213,7 @@ def _set_group(system: System, of: Mount, to: Mount) -> None:
 
 
 def _open_tree(system: System, actor: Actor, a: Arguments, now_ns: int) -> Answer:
-    (mount, place), flags = _at(system, a[:2]), number(a[2])
+    (mount, place), flags = find(system, a[:2]), number(a[2])
     if not flags & OPEN_TREE_CLONE:
         return system.descriptors.add(Tree(mount, place))
     if mount.unbindable or not mount.attached:
@@ -280,7 +225,7 @@ def _open_tree(system: System, actor: Actor, a: Arguments, now_ns: int) -> Answe
 
 def _mount_setattr(system: System, actor: Actor, a: Arguments, now_ns: int) -> Answer:
     """do_mount_setattr(); recursive, set, clear, propagation, idmapped: what struct mount_attr asks."""
-    mount = _root(_at(system, a[:2]))
+    mount = root(find(system, a[:2]))
     recursive, set_, clear, kind = (number(each) for each in a[2:6])
     if mount.parent is None and mount.attached is False and mount not in system.descriptors.detached:
         raise Refused(errno.EINVAL, "the mount is gone")
@@ -297,56 +242,8 @@ def _mount_setattr(system: System, actor: Actor, a: Arguments, now_ns: int) -> A
         word = MS_TYPES[kind]
         mounting.change_propagation(system, mount, f"r{word}" if recursive else word)
     if set_ or clear:
-        mounting.set_attributes(system, {each: each.attr & ~clear | set_ for each in mounts}, now_ns)
+        remounting.set_attributes(system, {each: each.attr & ~clear | set_ for each in mounts}, now_ns)
     return 0
-
-
-# -- contexts
-
-
-def _fsopen(system: System, actor: Actor, a: Arguments, now_ns: int) -> Answer:
-    fstype = text(a[0])
-    _check_type(fstype)
-    return system.descriptors.add(Context(fstype))
-
-
-def _fspick(system: System, actor: Actor, a: Arguments, now_ns: int) -> Answer:
-    sb = _root(_at(system, a[:2])).sb
-    return system.descriptors.add(Context(sb.fstype, sb))
-
-
-def _fsconfig(system: System, actor: Actor, a: Arguments, now_ns: int) -> Answer:
-    context, command = system.descriptors.context(number(a[0])), number(a[1])
-    if command in (CMD_CREATE, CMD_CREATE_EXCL):
-        if context.phase is not Phase.CREATE_PARAMS:
-            raise Refused(errno.EBUSY, "the superblock is created already, or cannot be")
-        context.phase = Phase.FAILED  # unless all goes well
-        exclusive = command == CMD_CREATE_EXCL
-        context.hold(_new_superblock(system, context.fstype, context.parameters, exclusive=exclusive))
-        context.phase = Phase.AWAITING_MOUNT
-    elif command == CMD_RECONFIGURE:
-        if context.phase is not Phase.RECONF_PARAMS:
-            raise Refused(errno.EBUSY, "the superblock is not mounted yet, or the context has failed")
-        assert context.sb is not None
-        context.phase = Phase.FAILED
-        mounting.reconfigure(system, context.sb, context.parameters.options(), now_ns)
-        context.may_be_reconfigured()
-    elif context.phase not in (Phase.CREATE_PARAMS, Phase.RECONF_PARAMS):
-        raise Refused(errno.EBUSY, "the superblock is created already, or the context has failed")
-    else:
-        context.parameters.add(optional(a[2]) or "", optional(a[3]), is_text=command == SET_STRING)
-    return 0
-
-
-def _fsmount(system: System, actor: Actor, a: Arguments, now_ns: int) -> Answer:
-    context = system.descriptors.context(number(a[0]))
-    if context.sb is None:
-        raise Refused(errno.EINVAL, "no superblock is created yet (FSCONFIG_CMD_CREATE)")
-    if context.phase is not Phase.AWAITING_MOUNT:
-        raise Refused(errno.EBUSY, "the context was mounted already")
-    made = system.descriptors.add_detached(system.mounts.make(context.sb, (), number(a[1])))
-    context.may_be_reconfigured()
-    return made
 
 
 # -- others
@@ -358,14 +255,14 @@ def _close(system: System, actor: Actor, a: Arguments, now_ns: int) -> Answer:
 
 
 def _path(system: System, actor: Actor, a: Arguments, now_ns: int) -> Answer:
-    mount, place = _at(system, a)
+    mount, place = find(system, a)
     if not mount.attached:
         raise Refused(errno.EINVAL, "a detached mount has no path yet")
     return path_text(mount, place).encode("utf-8", "surrogateescape")
 
 
 def _superblock(system: System, actor: Actor, a: Arguments, now_ns: int) -> Answer:
-    return _at(system, a)[0].sb.id
+    return find(system, a)[0].sb.id
 
 
 CALLS: Mapping[str, tuple[str, Run]] = {
@@ -374,10 +271,7 @@ CALLS: Mapping[str, tuple[str, Run]] = {
     "move_mount": ("ititi", _move_mount),
     "open_tree": ("iti", _open_tree),
     "mount_setattr": ("itiiii", _mount_setattr),
-    "fsopen": ("t", _fsopen),
-    "fspick": ("it", _fspick),
-    "fsconfig": ("iinn", _fsconfig),
-    "fsmount": ("ii", _fsmount),
+    **context_calls.CALLS,
     "close_mount_fd": ("i", _close),
     "path_of": ("it", _path),
     "superblock_of": ("it", _superblock),
