@@ -7,12 +7,13 @@ MOUNTPOINT ?= $(HOME)/wqfs
 OPTIONS ?=
 ARGS ?=
 UPGRADE ?=
+PAGES ?=
 
 VENV_PYTHON := .venv/bin/python
 SETUP := PYTHON='$(PYTHON)' bash scripts/setup.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow demo bench lint setup lock install uninstall clean
+.PHONY: help run test test-slow demo bench lint docs setup lock install uninstall clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -27,7 +28,7 @@ test: setup ## every test but the slow ones; ARGS= goes to pytest
 
 # pytest ends with 5 when it found no test.
 test-slow: ## the slow tests: packaging, long runs
-	@WITH_SYSTEMD=1 $(SETUP)
+	@WITH_SYSTEMD=1 WITH_CONTAINERS=1 $(SETUP)
 	$(VENV_PYTHON) -m pytest tests -m slow $(ARGS) || [ $$? -eq 5 ]
 
 demo: setup ## mount in a temporary folder, ship some events, read them back
@@ -40,6 +41,12 @@ lint: setup ## ruff and mypy
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy --strict
+
+docs: setup ## write into README and docs/ what the code knows; PAGES= and what their commands print
+	$(VENV_PYTHON) -m scripts.reference_tables
+	$(VENV_PYTHON) -m scripts.commands_page
+	$(VENV_PYTHON) -m scripts.scenario_pages
+	$(if $(PAGES),$(VENV_PYTHON) -m scripts.pages $(PAGES))
 
 setup: ## the Debian packages that are missing, and .venv from requirements.lock
 	@$(SETUP)

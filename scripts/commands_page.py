@@ -1,8 +1,12 @@
-"""Writes docs/commands.md from the table that parses: `python scripts/commands_page.py > docs/commands.md`."""
+"""Writes docs/commands.md from the table that parses: `python -m scripts.commands_page`."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from wqfs.sim import language
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 HEAD = """\
 # The command language
@@ -31,11 +35,11 @@ def page() -> str:
     for command in language.COMMANDS:
         events = command.events.rstrip(".")
         parts.append(f"## `{' '.join(command.words)}`\n\n")
-        parts.append("".join(f"    {line.strip()}\n" for line in [command.usage]))
+        parts.append(f"```text\n{command.usage.strip()}\n```\n")
         parts.append(f"\n{command.summary}\n\nEvents: {events}.\n\n")
         parts.append(f"Errors: {command.errors}.\n\n")
     return "".join(parts).rstrip("\n") + "\n"
 
 
 if __name__ == "__main__":
-    print(page(), end="")
+    (DOCS / "commands.md").write_text(page())

@@ -51,19 +51,23 @@ python_candidates="${PYTHON:-python3 python3.11 python3.12 python3.13 python3.14
 
 has_header() { printf '#include <%s>\n' "$1" | cc -E - >/dev/null 2>&1; }
 
-# missing_packages: prints the Debian packages for what is not there. It looks for the things themselves
-# and not for the packages, so that it is right on other distributions too.
-missing_packages() {
-    # PATH of a user's shell has no sbin on Debian, where mount.fuse3 is.
-    local PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
-    have() { command -v "$1" >/dev/null 2>&1; }
-    # To mount, and to compile pyfuse3.
+# PATH of a user's shell has no sbin on Debian, where mount.fuse3 is.
+have() { PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin command -v "$1" >/dev/null 2>&1; }
+
+# missing_to_mount: prints the Debian packages for what is not there and is needed to mount, and to compile
+# pyfuse3. It looks for the things themselves and not for the packages, so that it is right on other
+# distributions too.
+missing_to_mount() {
     have fusermount3 && have mount.fuse3 || echo fuse3
     have cc || echo gcc
     have cc && has_header stdio.h || echo libc6-dev
     have pkg-config || echo pkg-config
     have pkg-config && pkg-config --exists fuse3 || echo libfuse3-dev
-    # For the tests, the demo and the examples.
+}
+
+# missing_packages: these, and what the tests, the demo and the examples need.
+missing_packages() {
+    missing_to_mount
     have mount || echo mount
     have findmnt || echo util-linux
     have pgrep || echo procps
@@ -81,6 +85,14 @@ missing_packages() {
     have timeout || echo coreutils
     # A container may have no systemd; only the slow tests read units with it.
     if [ -n "${WITH_SYSTEMD:-}" ]; then have systemd-analyze || echo systemd; fi
+    # Nor container engines; debootstrap makes what an image begins with.
+    if [ -n "${WITH_CONTAINERS:-}" ]; then
+        have podman || echo podman
+        have runc || echo runc
+        have bwrap || echo bubblewrap
+        have newuidmap || echo uidmap
+        have debootstrap || echo debootstrap
+    fi
 }
 
 # install_packages PACKAGE...: with apt-get, as root or through sudo; sudo is used for nothing else.

@@ -84,7 +84,7 @@ install() {
     # The system's Python first: one in a home folder is not there for other users, nor at boot.
     # shellcheck disable=SC2086
     find_python ${PYTHON:-/usr/bin/python3 $python_candidates}
-    read -r -a packages < <(echo "$python_packages" "$(missing_packages | tr '\n' ' ')") || true
+    read -r -a packages < <(echo "$python_packages" "$(missing_to_mount | tr '\n' ' ')") || true
     install_packages "${packages[@]}"
     case $(describe_python "$python") in
         whole\ *) ;;

@@ -22,7 +22,7 @@ _SHOWN = 3
 def page(name: str, scenario: Scenario) -> str:
     """The page as it should be."""
     parts = [
-        f"# {scenario.title}\n\n{scenario.story}\n\n    wqfs play {name}\n\n"
+        f"# {scenario.title}\n\n{scenario.story}\n\n```console\n$ wqfs play {name}\n```\n\n"
         "Below are its steps, with the events that a watch of everything hears\n"
         f"([the file](../../wqfs/scenarios/{name}.toml) has what is expected of them).\n"
     ]
@@ -46,7 +46,7 @@ def page(name: str, scenario: Scenario) -> str:
             at += f" to {times[number][-1] / 1e9:g} s, {step.repeat:,} times"
         parts.append(f"\n## {step.name[0].upper()}{step.name[1:]}\n\nAt {at}.\n")
         if shown.get(number):
-            parts.append("\n```\n" + "\n".join(shown[number]) + "\n")
+            parts.append("\n```text\n" + "\n".join(shown[number]) + "\n")
             parts.append("...\n```\n" if step.repeat > _SHOWN else "```\n")
     return "".join(parts)
 

@@ -13,9 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools import LIMIT, MOUNT_COMMAND, is_mounted, wait_until
-from wqfs.abi import filters
-from wqfs.abi.ioctls import IOC_WATCH_QUEUE_SET_FILTER
+from tests.tools import LIMIT, MOUNT_COMMAND, is_mounted, running, wait_until
 from wqfs.client import Queue, Rule
 
 WQFS = (sys.executable, "-m", "wqfs.cli")
@@ -27,7 +25,6 @@ def handed_over(folder: Path, *before: str) -> Iterator[subprocess.Popen[bytes]]
     """`wqfs handover` with a server that `before` starts, once it is ready."""
     path = folder / "mnt"
     path.mkdir()
-    reader, writer = os.pipe()
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(
             [*WQFS, "handover", path, "--", *before, *MOUNT_COMMAND, "--fuse-fd", "3", "-f", "handed"],
@@ -35,8 +32,6 @@ def handed_over(folder: Path, *before: str) -> Iterator[subprocess.Popen[bytes]]
             stderr=log,
             start_new_session=True,
         )
-    os.close(writer)
-    os.close(reader)
     try:
         wait_until(lambda: "mounted" in (folder / "log").read_text() or process.poll() is not None, "the server")
         assert process.poll() is None, (folder / "log").read_text()
@@ -87,15 +82,59 @@ def test_server_without_privilege_in_namespaces_of_its_own(tmp_path: Path) -> No
 
 
 def test_filter_by_pointer_is_refused_and_by_value_works(tmp_path: Path) -> None:
-    import fcntl
-
     with handed_over(tmp_path):
-        with Queue.open(tmp_path / "mnt") as queue:
-            with pytest.raises(PermissionError):
-                fcntl.ioctl(queue, IOC_WATCH_QUEUE_SET_FILTER, bytearray(filters.encode([Rule(2)])), True)
-            queue.set_filter([Rule(2)])
+        assert subprocess.run([sys.executable, "-c", FILTERS, tmp_path / "mnt"], timeout=LIMIT).returncode == 0
         said = (tmp_path / "mnt/errors").read_text()
         assert "handed over" in said and "sized ioctl" in said
+
+
+FILTERS = """
+import fcntl, sys
+from wqfs.abi import filters
+from wqfs.abi.ioctls import IOC_WATCH_QUEUE_SET_FILTER
+from wqfs.client import Queue, Rule
+
+with Queue.open(sys.argv[1], depth=32, filter="mount unmount") as queue:
+    try:
+        fcntl.ioctl(queue, IOC_WATCH_QUEUE_SET_FILTER, bytearray(filters.encode([Rule(2)])), True)
+        sys.exit("by pointer it works")
+    except PermissionError:
+        pass
+    with open(sys.argv[1] + "/post", "w") as post:
+        post.write("mount a /mnt/f -t tmpfs\\numount /mnt/f\\n")
+    (event,) = queue.read(5)
+    assert event.subtype.name == "UNMOUNT", event
+"""
+"""A client whose filter must have been set by value, for by pointer it is refused."""
+
+OWN_PIDS = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+
+
+@needs_root
+@pytest.mark.parametrize("client", [(), OWN_PIDS], ids=["client here", "client in a pid namespace"])
+@pytest.mark.parametrize("how", ["handed over", "by itself"])
+def test_client_sets_filters_by_value_where_the_server_has_other_pids(
+    tmp_path: Path, how: str, client: tuple[str, ...]
+) -> None:
+    """how: a server in a pid namespace of its own serves a mount that was made here, or one that it made."""
+    command = [*client, sys.executable, "-c", FILTERS, str(tmp_path / "mnt")]
+    with handed_over(tmp_path, *OWN_PIDS) if how == "handed over" else mounted_in_own_pids(tmp_path):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+@contextmanager
+def mounted_in_own_pids(folder: Path) -> Iterator[None]:
+    """A daemon in a pid namespace of its own, whose mount is seen here."""
+    path = folder / "mnt"
+    path.mkdir()
+    command = ("unshare", "--pid", "--fork", "--kill-child", *MOUNT_COMMAND, path, "-f")
+    with open(folder / "log", "wb") as log, running(*command, stdout=log, stderr=log) as process:
+        try:
+            wait_until(lambda: "mounted" in (folder / "log").read_text() or process.poll() is not None, "the mount")
+            yield
+        finally:
+            subprocess.run(["fusermount3", "-quz", "--", path], check=False, timeout=LIMIT)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +156,21 @@ def test_wrong_use_is_a_sentence_and_leaves_no_mount(tmp_path: Path, words: list
 def test_exit_code_of_the_command_is_passed_on(tmp_path: Path) -> None:
     done = subprocess.run([*WQFS, "handover", tmp_path, "--", "sh", "-c", "exit 7"], timeout=LIMIT, check=False)
     assert done.returncode == 7 and not is_mounted(tmp_path)
+
+
+def test_descriptors_of_the_starter_reach_the_server(tmp_path: Path) -> None:
+    """So that --ready-fd can be used behind handover."""
+    reader, writer = os.pipe()
+    path = tmp_path / "mnt"
+    path.mkdir()
+    server = (*MOUNT_COMMAND, "--fuse-fd", "3", "--ready-fd", str(writer), "-f", "x")
+    with running(*WQFS, "handover", path, "--", *server, pass_fds=[writer], stderr=subprocess.DEVNULL) as process:
+        os.close(writer)
+        with open(reader, "rb") as ready:
+            assert ready.readline() == b"ready\n"
+        use(path)
+        process.terminate()
+        assert process.wait(LIMIT) == 0
 
 
 def test_fuse_fd_that_is_no_fuse_is_refused(tmp_path: Path) -> None:

@@ -305,6 +305,20 @@ def test_as_many_pipes_as_the_mount_allows() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_removal_of_a_key_that_ended_comes_after_the_call_as_a_collectors() -> None:
+    inside("""
+        reader, writer = pipe(os.O_NONBLOCK)
+        key = call(ADD_KEY, b"user", b"watched", b"x", 1, -3)
+        call(KEYCTL, 32, key, reader, 2)
+        os.read(reader, 4096)
+        call(KEYCTL, 9, key, -3)
+        assert os.read(reader, 4096)[3] == 3  # unlinked, and nothing else
+        assert select.select([reader], [], [], 10)[0]
+        removal = os.read(reader, 4096)
+        assert removal[:4] == bytes(4) and struct.unpack_from("Q", removal, 8)[0] == key
+    """)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="another user's program needs root to start it")
 def test_undumpable_program_is_answered_eperm_or_served() -> None:
     """Who may not be looked into (prctl(2)) is refused in words of its own, not left waiting."""

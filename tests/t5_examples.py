@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -42,17 +41,3 @@ def test_every_command_has_help_with_its_exit_codes() -> None:
             check=True,
         )
         assert "exit codes: 0 " in done.stdout, command
-
-
-def test_first_example_of_the_pytest_page_passes(tmp_path: Path) -> None:
-    code = re.search(r"```python\n(.*?)```", (DOCS / "how-to/test-with-pytest.md").read_text(), re.DOTALL)
-    assert code
-    (tmp_path / "test_page.py").write_text(code[1])
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", tmp_path, tmp_path],
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        check=False,
-    )
-    assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout

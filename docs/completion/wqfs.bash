@@ -24,7 +24,7 @@ _shtab_wqfs_record_option_strings=(-h --help --mount --object --filter --count -
 _shtab_wqfs_settle_option_strings=(-h --help --mount --timeout -t)
 _shtab_wqfs_status_option_strings=(-h --help --mount --json -j --color)
 _shtab_wqfs_top_option_strings=(-h --help --mount --once --delay -d --sort -s --color)
-_shtab_wqfs_handover_option_strings=(-h --help -o)
+_shtab_wqfs_handover_option_strings=(-h --help -o --socket)
 _shtab_wqfs_umount_option_strings=(-h --help --mount --lazy -l)
 _shtab_wqfs_option_strings=(-h --help)
 
@@ -134,7 +134,7 @@ _shtab_wqfs_status__j_nargs=0
 _shtab_wqfs_top__h_nargs=0
 _shtab_wqfs_top___help_nargs=0
 _shtab_wqfs_top___once_nargs=0
-_shtab_wqfs_handover_pos_1_nargs=+
+_shtab_wqfs_handover_pos_1_nargs='*'
 _shtab_wqfs_handover__h_nargs=0
 _shtab_wqfs_handover___help_nargs=0
 _shtab_wqfs_umount__h_nargs=0

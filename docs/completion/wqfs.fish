@@ -51,7 +51,7 @@ function _shtab_wqfs_using
 end
 
 set -g _shtab_wqfs_commands mount tail wait post watch 'watch make' 'watch change' 'watch list' 'watch remove' doctor run play record settle status top handover umount
-set -g _shtab_wqfs_opts_with_value --color --count --cursor-file --delay --depth --event --exec --fields --filter --format --fuse-fd --idle-timeout --mount --mounts --object --output --random --rate --ready-fd --seed --since-seq --sort --speed --timefmt --timeout --watch-mount-nr --watch-sb-nr -d -e -n -o -s -t
+set -g _shtab_wqfs_opts_with_value --color --count --cursor-file --delay --depth --event --exec --fields --filter --format --fuse-fd --idle-timeout --mount --mounts --object --output --random --rate --ready-fd --seed --since-seq --socket --sort --speed --timefmt --timeout --watch-mount-nr --watch-sb-nr -d -e -n -o -s -t
 
 complete -c wqfs -e
 complete -c wqfs -f
@@ -175,7 +175,8 @@ complete -c wqfs -n '_shtab_wqfs_using top' -l sort -s s -xka "name used posted 
 complete -c wqfs -n '_shtab_wqfs_using top' -l color -xka "auto always never" -d 'auto: on a terminal, without NO_COLOR'
 complete -c wqfs -n '_shtab_wqfs_using; and test $_shtab_wqfs_npos -eq 0' -a handover -d 'Mount at DIR, and run COMMAND with the descriptor of /dev/fuse as its descriptor 3: it is to serve the'
 complete -c wqfs -n '_shtab_wqfs_using handover' -s h -l help -d 'show this help message and exit'
-complete -c wqfs -n '_shtab_wqfs_using handover' -s o -x -d 'as of `wqfs mount`: allow_other, ro ...'
+complete -c wqfs -n '_shtab_wqfs_using handover' -s o -x -d 'as of `wqfs mount`: allow_other, ro ...; without --socket the server must be told them again'
+complete -c wqfs -n '_shtab_wqfs_using handover' -l socket -x -d 'make a socket there, mode 0600: root and the user who runs this may connect, others once the mode is changed; who connects serves the mount, and hears what is written to it'
 complete -c wqfs -n '_shtab_wqfs_using handover; and test $_shtab_wqfs_npos -eq 0' -ka "(__fish_complete_directories)" -d 'the folder to mount on'
 complete -c wqfs -n '_shtab_wqfs_using; and test $_shtab_wqfs_npos -eq 0' -a umount -d 'Unmount. A dead mount ("Transport endpoint is not connected") is cleared even while it is in use.'
 complete -c wqfs -n '_shtab_wqfs_using umount' -s h -l help -d 'show this help message and exit'

@@ -27,6 +27,8 @@ from wqfs.run.numbers import O_NOTIFICATION_PIPE, machine
 _INSIDE = "WQFS_REPLAY_INSIDE"
 _SESSION = -3
 _REQUESTOR = -8
+_COLLECTOR = 0.1
+"""Seconds after which what ended has been told of (wqfs.fs.filesystem.COLLECTOR_DELAY_NS)."""
 _WAITS_AT_LEAST = 0.3
 """Seconds after which a watch that waits for a key's construction is interrupted, as the recorder did."""
 
@@ -101,6 +103,10 @@ class RunFace(MountFace):
     def _do_open(self, step: Step) -> int:
         self._keep(step, *os.pipe2(O_NOTIFICATION_PIPE | os.O_NONBLOCK))
         self._plain.discard(step.get("q", "q"))
+        return 0
+
+    def _do_pause(self, step: Step) -> int:
+        time.sleep(_COLLECTOR)
         return 0
 
     def _do_watch(self, step: Step) -> int:

@@ -21,6 +21,7 @@ from wqfs.fs import mounting
 from wqfs.fs.options import Options
 
 _SYS_ADMIN = 21
+_NO_PRIVILEGE = "start the container with --cap-add SYS_ADMIN; or mount outside: wqfs handover"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,9 @@ def _device() -> Finding:
         mode = os.stat(mounting.FUSE_DEVICE)
         os.close(os.open(mounting.FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except FileNotFoundError:
-        return Finding("fail", "missing", "modprobe fuse; start a container with --device /dev/fuse")
+        return Finding(
+            "fail", "missing", "modprobe fuse; in a container --device /dev/fuse, or mount outside: wqfs handover"
+        )
     except PermissionError:
         return Finding(
             "fail", "may not be opened by you", "root: chmod 0666 /dev/fuse; in a container --device /dev/fuse"
@@ -77,11 +80,11 @@ def _permission() -> Finding:
     if int(fields["CapEff"], 16) & admin:
         return Finding("ok", "CAP_SYS_ADMIN")
     if not int(fields["CapBnd"], 16) & admin:
-        return Finding("fail", "CAP_SYS_ADMIN can never be had here", "start the container with --cap-add SYS_ADMIN")
+        return Finding("fail", "CAP_SYS_ADMIN can never be had here", _NO_PRIVILEGE)
     if int(fields.get("NoNewPrivs", "0")):
         return Finding("fail", "no_new_privs is set: setuid programs have no effect", "unset NoNewPrivileges")
     if not os.geteuid():
-        return Finding("fail", "root without CAP_SYS_ADMIN", "start the container with --cap-add SYS_ADMIN")
+        return Finding("fail", "root without CAP_SYS_ADMIN", _NO_PRIVILEGE)
     return Finding("ok", "by setuid fusermount3")
 
 

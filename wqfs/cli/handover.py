@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import Sequence
 
+from wqfs.cli import handing
 from wqfs.cli.command import CommandFailed, Parser, parser
 from wqfs.fs import mounting
-from wqfs.fs.options import UsageError, parse_options
+from wqfs.fs.options import Options, UsageError, parse_options
 
 FD = 3
 
@@ -20,11 +18,14 @@ def make_parser() -> Parser:
     options = parser(
         "handover",
         f"Mount at DIR, and run COMMAND with the descriptor of /dev/fuse as its descriptor {FD}: it is to serve the\n"
-        f"mount, as `wqfs --fuse-fd {FD} NAME` does, and needs neither /dev/fuse nor any privilege. When COMMAND ends\n"
-        "the mount is taken away.\n\n"
-        f"    wqfs handover /run/wqfs -- podman run --preserve-fds=1 IMAGE wqfs --fuse-fd {FD} wqfs",
-        "exit codes: 0 COMMAND ended with 0; 1 error or usage; else COMMAND's own, 128 and the signal's number if\n"
-        "one ended it",
+        f"mount, as `wqfs --fuse-fd {FD} -f NAME` does, and needs neither /dev/fuse nor any privilege. When COMMAND\n"
+        "ends the mount is taken away. What uses DIR before it is served waits: COMMAND must not.\n\n"
+        f"    wqfs handover /run/wqfs -- podman run --preserve-fds=1 IMAGE wqfs --fuse-fd {FD} -f wqfs\n\n"
+        "With --socket the descriptor goes over a Unix socket to the first who connects, as `wqfs --fuse-fd unix:PATH\n"
+        "-f NAME` does; DIR is mounted at that moment, with the owner and the options of here. The socket is gone\n"
+        "then; the mount is, when the server ends. COMMAND may be left out.",
+        "exit codes: 0 COMMAND ended with 0, or without one the server ended; 1 error or usage; 130 Ctrl-C or SIGTERM\n"
+        "without COMMAND; else COMMAND's own, 128 and the signal's number if one ended it",
         on_mount=False,
     )
     options.add_argument(
@@ -33,26 +34,41 @@ def make_parser() -> Parser:
         metavar="OPTIONS",
         action="append",
         default=[],
-        help="as of `wqfs mount`: allow_other, ro ...",
+        help="as of `wqfs mount`: allow_other, ro ...; without --socket the server must be told them again",
+    )
+    options.add_argument(
+        "--socket",
+        metavar="PATH",
+        help="make a socket there, mode 0600: root and the user who runs this may connect, others once the mode is "
+        "changed; who connects serves the mount, and hears what is written to it",
     )
     options.add_argument("dir", metavar="DIR", help="the folder to mount on")
-    options.add_argument("command", metavar="COMMAND", nargs="+", help="after `--`: the program, and its arguments")
+    options.add_argument("command", metavar="COMMAND", nargs="*", help="after `--`: the program, and its arguments")
     return options
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
-    given = make_parser().parse_args(arguments)
+    options = make_parser()
+    given = options.parse_args(arguments)
+    if not given.command and given.socket is None:
+        options.error("name the COMMAND that serves the mount after `--`, or a --socket")
+    text = ",".join(given.options)
+    place = os.path.realpath(given.dir)
     try:
-        options = parse_options(",".join(given.options))
-        place = os.path.realpath(given.dir)
-        fuse_fd = mounting.mount(place, options)
-    except UsageError as error:
+        wanted = parse_options(text)
+        if given.socket is not None:
+            owned = f"uid={os.getuid()},gid={os.getgid()},{text}"
+            return handing.by_socket(given.socket, place, wanted, owned, given.command)
+        return _by_number(place, wanted, given.command)
+    except (UsageError, mounting.MountFailed) as error:
         raise CommandFailed(str(error)) from None
-    except mounting.MountFailed as error:
-        raise CommandFailed(str(error)) from None
+
+
+def _by_number(place: str, options: Options, command: Sequence[str]) -> int:
+    fuse_fd = mounting.mount(place, options)
     try:
-        return _run(given.command, fuse_fd)
+        return _run(command, fuse_fd)
     finally:
         os.close(fuse_fd)
         mounting.unmount(place, lazy=True)
@@ -63,20 +79,13 @@ def _run(command: Sequence[str], fuse_fd: int) -> int:
         os.dup2(fuse_fd, FD)
     os.set_inheritable(FD, True)
     try:
-        process = subprocess.Popen(command, pass_fds=[FD])
-    except OSError as error:
-        raise CommandFailed(f"cannot run {command[0]}: {error.strerror}.") from None
+        process = handing.start(command)
     finally:
         # Held by the server alone, so that its death ends the mount instead of leaving it without answers.
         if fuse_fd != FD:
             os.close(FD)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda number, frame: process.send_signal(number))
     os.set_inheritable(fuse_fd, False)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, fuse_fd)
     os.close(null)
-    code = process.wait()
-    if code < 0:
-        print(f"wqfs handover: {command[0]} was ended by {signal.Signals(-code).name}", file=sys.stderr)
-    return code if code >= 0 else 128 - code
+    return handing.end_of(process)

@@ -18,8 +18,9 @@ from contextlib import suppress
 from typing import Final
 
 from wqfs import __version__
+from wqfs.fs import handover
 from wqfs.fs.mounting import MountFailed, mount, taken_over, unmount
-from wqfs.fs.options import CommandLine, UsageError, parse_command_line
+from wqfs.fs.options import CommandLine, UsageError, parse_command_line, parse_options
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,8 @@ answers and goes on in the background. Unmount with `fusermount3 -u MOUNTPOINT`.
   --ready-fd N  write a line on the descriptor N, and close it, once a read through the mount was answered
   --fuse-fd N   mount nothing: serve the mount whose descriptor of /dev/fuse is N, which somebody else
                 mounts and unmounts (`wqfs handover`); MOUNTPOINT is only a name for messages
+  --fuse-fd unix:PATH   the same with a descriptor from the socket of `wqfs handover --socket PATH`, whose
+                options hold here too, before those of -o
   -h, -V        this help; the version
 
 options
@@ -95,7 +98,10 @@ def _run(line: CommandLine, program: str, on_started: Callable[[], object] | Non
     _log_to(line, background=on_started is not None)
     if on_started is None:
         faulthandler.enable()  # a watchdog that strikes sends SIGABRT: where we hung goes to the log
-    mountpoint = line.mountpoint if line.fuse_fd is not None else os.path.realpath(line.mountpoint)
+    ours = line.fuse_fd is None and line.fuse_socket is None
+    mountpoint = os.path.realpath(line.mountpoint) if ours else line.mountpoint
+    options = line.options
+    connection = None  # to who mounted, who unmounts when it is closed: at our end
     try:
         # Late, for it costs a quarter of a second that a usage error need not wait for; and before
         # the mount, which may hide where it comes from.
@@ -109,19 +115,28 @@ def _run(line: CommandLine, program: str, on_started: Callable[[], object] | Non
     # Between the mount and the first look for signals nothing could unmount: they wait until then.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
-        fuse_fd = mount(mountpoint, line.options) if line.fuse_fd is None else taken_over(line.fuse_fd)
+        if line.fuse_socket is not None:
+            connection, fuse_fd, told = handover.take(line.fuse_socket)
+            options = parse_options(line.said, parse_options(told))
+            fuse_fd = taken_over(fuse_fd)
+        else:
+            fuse_fd = mount(mountpoint, options) if line.fuse_fd is None else taken_over(line.fuse_fd)
+    except UsageError as error:
+        return _complain(program, f"{line.fuse_socket} came with options that are not known here: {error}", EXIT_USAGE)
     except MountFailed as error:
         return _complain(program, str(error), error.exit_code)
     except OSError as error:
         return _complain(program, f"Mounting on {mountpoint} failed: {error.strerror}.", EXIT_SYSTEM)
     started = on_started or (lambda: _foreground_started(mountpoint))
     try:
-        gone = serve(mountpoint, fuse_fd, line.options, STOP_SIGNALS, started, line.ready_fd, ours=line.fuse_fd is None)
+        gone = serve(mountpoint, fuse_fd, options, STOP_SIGNALS, started, line.ready_fd, ours=ours)
     except Exception:
         log.exception("%s: the daemon ends on a fault of its own", mountpoint)
-        if line.fuse_fd is None:
+        if ours:
             unmount(mountpoint, lazy=True)
         return _complain(program, f"{mountpoint}: ended by a fault of wqfs's own; the log has it.", EXIT_SYSTEM)
+    if connection is not None:
+        connection.close()
     return EXIT_OK if gone else EXIT_SYSTEM
 
 

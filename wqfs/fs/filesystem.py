@@ -28,6 +28,9 @@ from wqfs.sim.command import Actor
 from wqfs.sim.system import System
 from wqfs.watch import Limits, Watch, Watches
 
+COLLECTOR_DELAY_NS: Final = 50_000_000
+"""How long after a program's own call (sim/calls) the removal of a key that it ended is told. A kernel's collector
+waits for a grace period of RCU, some tens of milliseconds; programs that read at once (LTP's) do not expect it."""
 _NOTHING: Final = lambda: b""  # noqa: E731
 
 
@@ -266,14 +269,18 @@ class Filesystem:
         self._changed()
 
     def _call(self, request: dict[str, Any]) -> dict[str, Any]:
-        answer = self.control.call(request, self.now_ns())
-        self._changed()
-        return answer
+        # As on a kernel, which tells of a key's end when its collector has come: after the call has returned.
+        self.system.removal_delay_ns = COLLECTOR_DELAY_NS
+        try:
+            return self.control.call(request, self.now_ns())
+        finally:
+            self.system.removal_delay_ns = 0
+            self._changed()
 
     def _changed(self) -> None:
         """After something that may have changed the simulated system."""
         self.mount_changes.update(self.system.mounts.changed)
-        schedule = (self.system.keys.next_collection_ns, self.system.ahead_ns)
+        schedule = (self.system.next_due_ns, self.system.ahead_ns)
         if schedule != self._schedule:
             self._schedule = schedule
             self.on_schedule()
@@ -283,9 +290,9 @@ class Filesystem:
 
     def collect(self) -> int | None:
         """Do what is due by now; returns when to call again, in time of `now_ns`, None for never."""
-        self.system.keys.collect(self.now_ns())
+        due_ns = self.system.collect(self.now_ns())
         self.channel.wake()
-        self._schedule = (self.system.keys.next_collection_ns, self.system.ahead_ns)
+        self._schedule = (due_ns, self.system.ahead_ns)
         return self._schedule[0]
 
     # -- looking

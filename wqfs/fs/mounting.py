@@ -117,7 +117,7 @@ def mount(mountpoint: str, options: Options) -> int:
     if not os.path.exists(FUSE_DEVICE):
         raise MountFailed(
             "/dev/fuse is missing: load the kernel module (modprobe fuse), or start the container "
-            "with --device /dev/fuse.", 2
+            "with --device /dev/fuse, or mount outside it (wqfs handover).", 2
         )  # fmt: skip
     there = mounted_at(mountpoint)
     if there is not None and there.type == "fuse.wqfs" and is_dead(mountpoint):
@@ -222,7 +222,7 @@ def _explained(complaint: str, mountpoint: str) -> MountFailed:
     if "no write access" in low or "permission denied" in low or "not permitted" in low:
         return MountFailed(
             f"Not permitted to mount on {mountpoint}: {text}. Choose a folder that you own, and in a "
-            "container that may not mount at all add --cap-add SYS_ADMIN.", 1
+            "container that may not mount at all add --cap-add SYS_ADMIN, or mount outside (wqfs handover).", 1
         )  # fmt: skip
     return MountFailed(f"Mounting on {mountpoint} failed: {text or 'fusermount3 said nothing'}.")
 

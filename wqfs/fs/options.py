@@ -51,7 +51,7 @@ class Options:
 
 
 _FLAGS: Final = ("allow_other", "allow_root", "ro", "strict", "enobufs")
-_BOUNDS: Final = {
+BOUNDS: Final = {
     "uid": (0, 2**32 - 2),
     "gid": (0, 2**32 - 2),
     "depth": (1, DEPTH_MAX),
@@ -70,6 +70,8 @@ _IGNORED: Final = frozenset(
     "rw defaults auto noauto user nouser users nousers owner group nofail _netdev default_permissions "
     "auto_unmount noauto_unmount silent loud mand nomand iversion noiversion".split()
 )
+_SOCKET: Final = "unix:"
+"""Before the path of the socket of `wqfs handover`."""
 _IGNORED_PREFIXES: Final = ("x-", "X-", "comment=", "context=", "subtype=", "helper=", "uhelper=")
 
 
@@ -97,8 +99,8 @@ def _parse_word(word: str, options: Options) -> Options:
         if not re.fullmatch(r"[0-7]{1,4}", value):
             raise UsageError(f"Option umask takes an octal number such as 022, not {value!r}.")
         return replace(options, umask=int(value, 8) & 0o777)
-    if name in _BOUNDS and equals:
-        low, high = _BOUNDS[name]
+    if name in BOUNDS and equals:
+        low, high = BOUNDS[name]
         if not value.isdecimal() or not low <= int(value) <= high:
             raise UsageError(f"Option {name} takes a number of {low}..{high}, not {value!r}.")
         return _with(options, name, int(value))
@@ -124,7 +126,8 @@ def _unknown(name: str, equals: str) -> str:
 @dataclass(frozen=True, slots=True)
 class CommandLine:
     """mountpoint as given; action: `mount`, `help` or `version`; ready_fd: told when the mount answers; fuse_fd: a
-    descriptor of /dev/fuse that somebody else mounted."""
+    descriptor of /dev/fuse that somebody else mounted, fuse_socket: the socket where it is to be had; said: all that
+    came after -o."""
 
     mountpoint: str
     options: Options
@@ -133,6 +136,8 @@ class CommandLine:
     action: str = "mount"
     ready_fd: int | None = None
     fuse_fd: int | None = None
+    fuse_socket: str | None = None
+    said: str = ""
 
 
 def parse_command_line(arguments: Sequence[str], program: str = "mount_wqfs.py") -> CommandLine:
@@ -142,9 +147,11 @@ def parse_command_line(arguments: Sequence[str], program: str = "mount_wqfs.py")
     `-s -n -v -t TYPE -N NS` are mount's own and ignored.
     """
     positional: list[str] = []
+    said: list[str] = []
     options = Options()
     foreground = debug = False
     descriptors: dict[str, int] = {}
+    fuse_socket: str | None = None
     words = iter(arguments)
     for word in words:
         if word == "--":
@@ -157,12 +164,18 @@ def parse_command_line(arguments: Sequence[str], program: str = "mount_wqfs.py")
             text = word.partition("=")[2] if "=" in word else next(words, None)
             if text is None:
                 raise UsageError("-o needs a list of options after it.")
+            said.append(text)
             options = parse_options(text, options)
         elif word.startswith("-o"):
+            said.append(word[2:])
             options = parse_options(word[2:], options)
         elif word.partition("=")[0] in ("--ready-fd", "--fuse-fd"):
             name, equals, number = word.partition("=")
-            descriptors[name] = _descriptor(name, number if equals else next(words, ""))
+            number = number if equals else next(words, "")
+            if name == "--fuse-fd" and number.startswith(_SOCKET) and number != _SOCKET:
+                fuse_socket = number.removeprefix(_SOCKET)
+            else:
+                descriptors[name] = _descriptor(name, number)
         elif word in ("-t", "-N"):
             next(words, None)
         elif re.fullmatch(r"-[fdsnv]+", word):
@@ -182,7 +195,16 @@ def parse_command_line(arguments: Sequence[str], program: str = "mount_wqfs.py")
     if len(positional) == 2 and options.fsname == Options().fsname:
         options = replace(options, fsname=positional[0])
     ready_fd, fuse_fd = descriptors.get("--ready-fd"), descriptors.get("--fuse-fd")
-    return CommandLine(positional[-1], options, foreground, debug, ready_fd=ready_fd, fuse_fd=fuse_fd)
+    return CommandLine(
+        positional[-1],
+        options,
+        foreground,
+        debug,
+        ready_fd=ready_fd,
+        fuse_fd=fuse_fd,
+        fuse_socket=fuse_socket,
+        said=",".join(said),
+    )
 
 
 def _descriptor(option: str, text: str) -> int:
@@ -193,4 +215,5 @@ def _descriptor(option: str, text: str) -> int:
             return int(text)
         except OSError:
             pass
-    raise UsageError(f"{option} takes the number of an open descriptor, not {text!r}.")
+    other = f", or {_SOCKET}PATH" if option == "--fuse-fd" else ""
+    raise UsageError(f"{option} takes the number of an open descriptor{other}, not {text!r}.")

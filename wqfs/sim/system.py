@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 
 from wqfs.abi import records as r
@@ -51,9 +52,13 @@ class System:
         self.mounts = MountTree(self.superblocks.get("/dev/root", "ext4", False))
         self.descriptors = Descriptors()
         self.devices = Devices()
-        self.keys: Keyrings = Keyrings(notify=self.notify_key, gone=self.gone)
+        self.keys: Keyrings = Keyrings(notify=self.notify_key, gone=self._key_gone)
         self.keys.on_silent = self.changed_silently
         self.started_ns = now_ns
+        self.removal_delay_ns = 0
+        """How long after its end a key's watches are told: a kernel's collector comes later too, but nothing in here
+        that a command does is to be waited for."""
+        self._ended: deque[tuple[int, Key]] = deque()
 
     # -- commands
 
@@ -69,6 +74,7 @@ class System:
             command, count = find(words)
             self.changed += 1
             self.keys.collect(now_ns)
+            self._tell_ended(now_ns)
             command.run(self, actor, words[count:], now_ns)
             self.mark_touched()
 
@@ -237,6 +243,31 @@ class System:
         looks for what moved since the last one finds it."""
         what.changed = self.watches.last_event + 1
         self.changed += 1
+
+    def _key_gone(self, key: Key, now_ns: int) -> None:
+        if self.removal_delay_ns and key.watchers:
+            self._ended.append((now_ns + self.removal_delay_ns, key))
+        else:
+            self.gone(key, now_ns)
+
+    def _tell_ended(self, now_ns: int, due_ns: int | None = None) -> None:
+        """Tell the watches of keys that have ended, of those alone whose time is `due_ns` or before."""
+        while self._ended and (due_ns is None or self._ended[0][0] <= due_ns):
+            self.gone(self._ended.popleft()[1], now_ns)
+
+    def collect(self, now_ns: int) -> int | None:
+        """Do what is due; returns when to call again, None for never, as things are."""
+        self.keys.collect(now_ns)
+        self._tell_ended(now_ns, now_ns)
+        return self.next_due_ns
+
+    @property
+    def next_due_ns(self) -> int | None:
+        """When `collect` has to be called, None: never, as things are."""
+        due = [
+            at for at in (self.keys.next_collection_ns, self._ended[0][0] if self._ended else None) if at is not None
+        ]
+        return min(due, default=None)
 
     def gone(self, target: Watchable, now_ns: int) -> None:
         """An object has ended: its watches go, and each says so."""
