@@ -13,7 +13,7 @@ import pytest
 
 from tests.mount_calls import shown
 from tests.running import RUN, run, said
-from tests.tools import LIMIT, ROOT
+from tests.tools import LIMIT, ROOT, Mount
 
 SIMULATED = ("--mounts", "simulated")
 Namespace = Callable[..., str]
@@ -236,6 +236,19 @@ call("umount2", b"/nothing", 0)
 print("-", superblocks())
 """
     assert inside(code) == "- 1\n- 0\n"
+
+
+def test_program_that_is_killed_leaves_no_detached_mount(strict_mount: Mount) -> None:
+    code = """
+from tests.mount_calls import *
+fs = call("fsopen", b"tmpfs", 0)
+call("fsconfig", fs, CREATE, None, None, 0)
+call("fsmount", fs, 0, 0)
+os.kill(os.getpid(), 9)
+"""
+    done = run(sys.executable, "-c", code, options=(*SIMULATED, "--mount", str(strict_mount.path)))
+    assert (done.returncode, done.stderr) == (-9, "")
+    assert "tmpfs" not in (strict_mount.path / "sim/superblocks").read_text()
 
 
 def test_descriptor_is_refused_where_the_program_has_too_many() -> None:

@@ -122,6 +122,7 @@ class Supervisor:
         """The run is over: its processes end in the simulated system too."""
         with suppress(OSError):
             self._tasks.close()
+        with suppress(OSError):
             self._mount_files.close()
 
     # -- one call
