@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 import struct
+import subprocess
 import sys
 from pathlib import Path
 
@@ -25,6 +27,7 @@ BIND, MOVE, REC, REMOUNT = 4096, 8192, 16384, 32
 UNBINDABLE, PRIVATE, SLAVE, SHARED = (1 << bit for bit in (17, 18, 19, 20))
 RDONLY, NOSUID, NODEV, NOEXEC, NOATIME, NODIRATIME, RELATIME, STRICTATIME = 1, 2, 4, 8, 1024, 2048, 1 << 21, 1 << 24
 ATTR_ATIME, ATTR_NOATIME, ATTR_STRICTATIME, ATTR_NODIRATIME, ATTR_NOSYMFOLLOW = 0x70, 0x10, 0x20, 0x80, 0x200000
+ATTR_IDMAP = 0x100000
 SET_FLAG, SET_STRING, SET_BINARY, SET_PATH, SET_PATH_EMPTY, SET_FD, CREATE, RECONFIGURE = range(8)
 FORCE, DETACH, EXPIRE = 1, 2, 4
 
@@ -32,6 +35,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
 folder = ""
 count = 0
+kept: list[mmap.mmap] = []
 
 
 def call(name: str, *arguments: int | bytes | None) -> int:
@@ -59,6 +63,16 @@ def mount(source: bytes | None, path: str, fstype: bytes | None, flags: int = 0,
 
 def umount(path: str, flags: int = 0) -> int:
     return call("umount2", (folder + path).encode(), flags)
+
+
+def at_the_edge(text: bytes) -> int:
+    """The address of a text behind which no memory is: it has no zero byte."""
+    pages = mmap.mmap(-1, 2 * mmap.PAGESIZE)
+    kept.append(pages)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(pages))
+    pages[mmap.PAGESIZE - len(text) : mmap.PAGESIZE] = text
+    libc.mprotect(ctypes.c_void_p(address + mmap.PAGESIZE), ctypes.c_size_t(mmap.PAGESIZE), 0)
+    return address + mmap.PAGESIZE - len(text)
 
 
 def attributes(set_: int = 0, clear: int = 0, kind: int = 0, more: bytes = b"") -> bytes:
@@ -135,6 +149,9 @@ def old_calls() -> None:
     call("mount", 1, at("/f"), b"tmpfs", 0, None)
     call("mount", b"x", at("/f"), 1, 0, None)
     call("mount", b"x", at("/f"), b"tmpfs", 0, 1)
+    call("mount", b"long", at("/long"), b"tmpfs", 0, b"mode=700" + b"," * 5000)
+    call("mount", b"edge", at("/edge"), b"tmpfs", 0, at_the_edge(b"size=1024k"))
+    call("mount", b"x", at_the_edge(b"/"), b"tmpfs", 0, None)
     call("mount", b"x", b"/" + b"n" * 4096, b"tmpfs", 0, None)
     call("mount", b"x", b"/" + b"n" * 256, b"tmpfs", 0, None)
     show()
@@ -303,12 +320,40 @@ def trees() -> None:
         os.close(fd)
 
 
+def idmaps() -> None:
+    command = ["unshare", "-U", "sh", "-c", "echo; read end"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdin is not None and other.stdout is not None
+        if not other.stdout.readline():
+            print("there are no user namespaces")
+            return
+        for name in ("uid_map", "gid_map"):
+            Path(f"/proc/{other.pid}/{name}").write_text("0 1000 10\n")
+        mapped, own = (os.open(f"/proc/{pid}/ns/user", os.O_RDONLY) for pid in (other.pid, "self"))
+        mount(b"i", "/i", b"tmpfs")
+        tree = call("open_tree", AT_FDCWD, at("/i"), CLONE)
+
+        def idmap(fd: int, set_: int = ATTR_IDMAP, clear: int = 0) -> bytes:
+            return struct.pack("=QQQQ", set_, clear, 0, fd)
+
+        for attr in (idmap(own), idmap(999), idmap(0), idmap(mapped, 0, ATTR_IDMAP), idmap(1 << 31)):
+            setattr_("", EMPTY, attr, tree)
+        setattr_("/i", 0, idmap(mapped))
+        setattr_("", EMPTY, idmap(mapped, ATTR_IDMAP | RDONLY), tree)
+        setattr_("", EMPTY, idmap(mapped), tree)
+        call("move_mount", tree, b"", AT_FDCWD, at("/j"), 4)
+        show()
+        for fd in (mapped, own, tree):
+            os.close(fd)
+        other.stdin.close()
+
+
 if __name__ == "__main__":
     folder = sys.argv[1]
     libc.mount.argtypes = [ctypes.c_char_p] * 3 + [ctypes.c_ulong, ctypes.c_char_p]
     call("mount", None, b"/", None, PRIVATE | REC, None)
     call("mount", b"base", folder.encode(), b"tmpfs", 0, None)
-    for part in (old_calls, unmounting, relative, setting_attributes, contexts, trees):
+    for part in (old_calls, unmounting, relative, setting_attributes, contexts, trees, idmaps):
         print(part.__name__)
         part()
     call("umount2", folder.encode(), DETACH)

@@ -11,10 +11,9 @@ import errno
 import os
 import re
 import stat
-from contextlib import suppress
 from typing import Final
 
-from wqfs.run.call import Call, signed
+from wqfs.run.call import PAGE, Call, signed
 from wqfs.run.mount_files import MountFiles
 
 Place = tuple[int, bytes]
@@ -97,18 +96,15 @@ def text_at(call: Call, index: int, limit: int = PATH_MAX) -> bytes | None:
 
 
 def data_at(call: Call, index: int) -> bytes | None:
-    """The last argument of mount(2): what is there of a page, as far as it is text (copy_mount_options)."""
-    with suppress(OSError):
+    """The last argument of mount(2): of the bytes of a page what is there of them, as far as it is text
+    (copy_mount_options)."""
+    address = call.arguments[index]
+    try:
         return text_at(call, index)
-    address, data = call.arguments[index], b""
-    while len(data) < PATH_MAX - 1:
-        try:
-            data += call.read(address + len(data), 1)
-        except OSError:
-            if data:
-                break
-            raise
-    return data
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return call.read(address, PATH_MAX - 1)
+        return call.read(address, PAGE - address % PAGE)  # what is mapped ends with a page
 
 
 def _text_at(call: Call, index: int, limit: int, too_long: int) -> bytes:
