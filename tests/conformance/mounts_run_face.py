@@ -27,7 +27,6 @@ DEPTH = 512
 _WATCH_MOUNT = 501
 _INSIDE = "WQFS_REPLAY_MOUNTS_INSIDE"
 _AT_FDCWD = -100
-_REFUSED = 32
 _CHUNK = 4096
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -109,11 +108,10 @@ class RunMounts:
 
 
 def _command(*words: str) -> None:
-    """Run mount(8) or umount(8). Raises OSError when it says that the kernel refused."""
+    """Run mount(8) or umount(8). Raises OSError when it failed."""
     done = subprocess.run(words, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"})
-    if done.returncode == _REFUSED:
-        raise OSError(done.stderr)
-    assert done.returncode == 0, done.stderr
+    if done.returncode:
+        raise OSError(f"{' '.join(words)}: {done.stderr}")
 
 
 @contextmanager

@@ -64,7 +64,8 @@ def _fsconfig(system: System, actor: Actor, a: Arguments, now_ns: int) -> Answer
             raise Refused(errno.EBUSY, "the superblock is not mounted yet, or the context has failed")
         assert context.sb is not None
         context.phase = Phase.FAILED
-        remounting.reconfigure(system, context.sb, context.parameters.options(), now_ns)
+        given = context.parameters.options()
+        remounting.reconfigure(system, context.sb, given.read_only, given, now_ns)
         context.may_be_reconfigured()
     elif context.phase not in (Phase.CREATE_PARAMS, Phase.RECONF_PARAMS):
         raise Refused(errno.EBUSY, "the superblock is created already, or the context has failed")

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from wqfs.sim import context_calls, mounting, propagation, remounting
@@ -77,11 +76,13 @@ def _mount(system: System, actor: Actor, a: Arguments, now_ns: int) -> Answer:
         raise Refused(errno.EINVAL, "MS_NOUSER is the kernel's own")
     attributes = _attributes(flags, at[0].attr)
     if flags & MS_REMOUNT:
-        given = replace(_parameters(flags, data).options(), set=attributes, clear=_SETTABLE)
+        mount = root(at, attached=True)
+        attributes |= mount.attr & ~_SETTABLE
         if flags & MS_BIND:
-            remounting.set_attributes(system, {root(at, attached=True): given.attributes(at[0].attr)}, now_ns)
+            remounting.set_attributes(system, {mount: attributes}, now_ns)
         else:
-            remounting.remount(system, root(at, attached=True), given, now_ns)
+            given = _parameters(flags, data).options()
+            remounting.remount_to(system, mount, attributes, given.read_only, given, now_ns)
     elif flags & MS_BIND:
         old = _old(system, a)
         where = target(system, at)

@@ -5,7 +5,8 @@ and who hears it is in ABI.md, 1, and `conformance/mounts.json`. All changes of 
 then its events, in order; last the objects that are gone take their watches with them.
 
 Where the kernel and this differ: the root mount cannot go, lazily neither (EBUSY); nothing keeps a
-mount busy but mounts below it.
+mount busy but mounts below it; what is mounted on / covers the root for all paths, where a process of
+the kernel goes on to begin at its own root below that.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def mount(
     what Superblocks.get refuses.
     """
     at = system.mounts.lookup(path)
-    sb = system.superblocks.get(source, fstype, options.read_only is True, options.fs)
+    sb = system.superblocks.get(source, fstype, bool(options.read_only), options.fs)
     return mount_at(system, sb, at, options.attributes(), now_ns, automount=automount)
 
 

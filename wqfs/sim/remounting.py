@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from wqfs.abi.records import MountFlag, MountSubtype, SbFlag, SbSubtype
 from wqfs.sim.errors import Refused
-from wqfs.sim.mount_options import MOUNT_ATTR__ATIME, MOUNT_ATTR_RDONLY, MountOptions
+from wqfs.sim.mount_options import MOUNT_ATTR_RDONLY, MountOptions
 from wqfs.sim.mounts import Mount
 from wqfs.sim.superblocks import Superblock
 
@@ -22,10 +22,11 @@ _NOW_RO = int(MountFlag.IS_NOW_RO)
 _SB_NOW_RO = int(SbFlag.IS_NOW_RO)
 
 
-def remount_bind(system: System, mount: Mount, options: MountOptions, now_ns: int) -> None:
+def remount_bind(system: System, mount: Mount, options: MountOptions, now_ns: int, *, forget: bool = False) -> None:
     """Change the attributes of one mount, and of all below it those with `=recursive`:
-    `-o remount,bind`."""
-    set_attributes(system, {mount: options.attributes(mount.attr), **_below(mount, options)}, now_ns)
+    `-o remount,bind`. forget: those that are not named go, see MountOptions."""
+    attributes = options.attributes_after(mount.attr, read_only=mount.sb.read_only, forget=forget)
+    set_attributes(system, {mount: attributes, **_below(mount, options)}, now_ns)
 
 
 def _below(mount: Mount, options: MountOptions) -> dict[Mount, int]:
@@ -65,34 +66,52 @@ def bind_attributes(system: System, mount: Mount, options: MountOptions, now_ns:
     but the atime ones being kept. With `=recursive` it is mount_setattr(2), which keeps what is not
     named."""
     if options.is_deep:
-        remount_bind(system, mount, options, now_ns)
-    elif options.set:
-        kept = 0 if options.clear & MOUNT_ATTR__ATIME else mount.attr & MOUNT_ATTR__ATIME
-        set_attributes(system, {mount: options.set | kept}, now_ns)
+        attributes = options.attributes_after(mount.attr)
+        set_attributes(system, {mount: attributes, **_below(mount, options)}, now_ns)
+    elif options.has_bindable:
+        set_attributes(system, {mount: options.attributes_bound(mount.attr)}, now_ns)
 
 
-def remount(system: System, mount: Mount, options: MountOptions, now_ns: int) -> None:
+def remount(system: System, mount: Mount, options: MountOptions, now_ns: int, *, forget: bool = False) -> None:
     """Reconfigure the superblock, and the attributes of this mount of it: `-o remount`. Posts the
     superblock's readonly if that changed; of the mount setattr alone. What is `=recursive` changes the
-    mounts below as `remount_bind` does. Raises EBUSY while it is frozen (reconfigure_super)."""
+    mounts below as `remount_bind` does, and not the superblock. forget: attributes that are not named go,
+    see MountOptions. Raises EBUSY while it is frozen (reconfigure_super)."""
+    attributes = options.attributes_after(mount.attr, read_only=mount.sb.read_only, forget=forget)
+    # Without =recursive one flag says it of both: a mount that was read-only turns its superblock so, if nothing is
+    # said.
+    read_only = options.read_only if options.is_deep else bool(attributes & MOUNT_ATTR_RDONLY)
+    remount_to(system, mount, attributes, read_only, options, now_ns)
+
+
+def remount_to(
+    system: System, mount: Mount, attributes: int, read_only: bool | None, options: MountOptions, now_ns: int
+) -> None:
+    """`remount` once it is known what the mount and its superblock become; of the options the filesystem's count, and
+    what is `=recursive`."""
     below = _below(mount, options)
 
     def mounts_too() -> set[Mount]:
-        mount.attr = options.attributes(mount.attr)
+        mount.attr = attributes
         return _assign(system, below)
 
-    turned_below = reconfigure(system, mount.sb, options, now_ns, mounts_too)
+    turned_below = reconfigure(system, mount.sb, read_only, options, now_ns, mounts_too)
     _tell_attributes(system, (mount, *below), turned_below, now_ns)
 
 
 def reconfigure(
-    system: System, sb: Superblock, options: MountOptions, now_ns: int, also: Callable[[], set[Mount]] = set
+    system: System,
+    sb: Superblock,
+    read_only: bool | None,
+    options: MountOptions,
+    now_ns: int,
+    also: Callable[[], set[Mount]] = set,
 ) -> set[Mount]:
-    """Give a superblock the options that it is to have, then do what changes with it, then tell. Returns what `also`
-    does. Raises EBUSY while it is frozen."""
+    """Give a superblock the filesystem's options that it is to have, then do what changes with it, then tell.
+    read_only: None for as it is. Returns what `also` does. Raises EBUSY while it is frozen."""
     if sb.frozen:
         raise Refused(errno.EBUSY, f"{sb.source} is frozen")
-    read_only = sb.read_only if options.read_only is None else options.read_only
+    read_only = sb.read_only if read_only is None else read_only
     turned = read_only != sb.read_only
     fs_options = options.fs_options(sb.options)
     reconfigured = fs_options != sb.options
