@@ -50,7 +50,7 @@ _FILES: Final = {
     nodes.DEPTH: "records that fit; may be written once, as the ioctl",
     nodes.STATUS: "queued, bytes, posted, delivered, lost, filtered, readers, pollers",
     nodes.SIM: "the simulated system",
-    nodes.CALLS: "calls about keys on behalf of programs, for who mounted: what `wqfs run` uses",
+    nodes.CALLS: "calls about keys and mounts on behalf of programs, for who mounted: what `wqfs run` uses",
     nodes.MOUNTINFO: "as /proc/self/mountinfo; poll reports changes as there",
     nodes.SUPERBLOCKS: "id, device, type, state, options, source",
     nodes.KEYS: "as /proc/keys",

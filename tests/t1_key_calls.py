@@ -7,9 +7,10 @@ import errno
 import pytest
 
 from wqfs.sim import Simulation
+from wqfs.sim.call_arguments import Answer, Argument, Constructing
+from wqfs.sim.calls import call
 from wqfs.sim.command import Actor
 from wqfs.sim.errors import Refused
-from wqfs.sim.key_calls import Answer, Argument, Constructing, call
 from wqfs.sim.processes import REQKEY_THREAD, REQKEY_USER
 
 SESSION, THREAD, PROCESS, USER = -3, -1, -2, -4

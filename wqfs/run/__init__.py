@@ -14,6 +14,8 @@ tasks       who calls: a process's user, its life, and what it is called in the 
 simulated   asking the mount: its queues, and sim/calls
 pipes       pipe2, ioctl, fcntl and write on a queue
 keys        add_key, request_key, keyctl
+mounts, contexts   mount and umount2, the mount API; places, the paths in their arguments; mount_files, what they return
+path_watches   watch_mount, watch_sb
 supervisor  the loop, and who answers what
 launch      the processes of a run: who starts, watches and ends whom; program, descendants
 trace       an answered call as a line

@@ -20,11 +20,16 @@ from typing import Final
 
 from wqfs.client import Queue
 from wqfs.run import trace
-from wqfs.run.call import Call
+from wqfs.run.call import Answered, Call
+from wqfs.run.contexts import Contexts
 from wqfs.run.keys import Keys
 from wqfs.run.listener import Calls, Gone, Stopped
+from wqfs.run.mount_files import MountFiles
+from wqfs.run.mounts import Mounts
 from wqfs.run.numbers import SIGSYS_ARCH, Machine
+from wqfs.run.path_watches import PathWatches
 from wqfs.run.pipes import GO_ON, Pipes
+from wqfs.run.places import Places
 from wqfs.run.simulated import System
 from wqfs.run.tasks import Task, Tasks, look
 
@@ -66,6 +71,11 @@ class Supervisor:
         self._tasks = Tasks(self._system, self.poll)
         keys = Keys(self._system, self._tasks, waits=settings.wait_for_keys)
         pipes = Pipes(self._system)
+        self._mount_files = MountFiles(self._system, self.poll)
+        places = Places(self._mount_files)
+        mounts = Mounts(self._system, self._mount_files, places)
+        contexts = Contexts(self._system, self._mount_files, places)
+        watches = PathWatches(self._system, places)
         self._answerers: dict[str, Answerer] = {
             "pipe2": pipes.pipe2,
             "ioctl": pipes.ioctl,
@@ -74,6 +84,17 @@ class Supervisor:
             "add_key": keys.add_key,
             "request_key": keys.request_key,
             "keyctl": keys.keyctl,
+            "mount": mounts.mount,
+            "umount2": mounts.umount2,
+            "move_mount": mounts.move_mount,
+            "open_tree": mounts.open_tree,
+            "mount_setattr": mounts.mount_setattr,
+            "fsopen": contexts.fsopen,
+            "fspick": contexts.fspick,
+            "fsconfig": contexts.fsconfig,
+            "fsmount": contexts.fsmount,
+            "watch_mount": watches.watch_mount,
+            "watch_sb": watches.watch_sb,
         }
         self._waiting: dict[int, Call] = {}
         self._constructed: Queue | None = None
@@ -83,7 +104,8 @@ class Supervisor:
         ready and not of ours; it returns whether to end."""
         while True:
             timeout = _LOOK_FOR_SIGNALS if self._waiting else -1
-            for fd, events in self.poll.poll(timeout):
+            # What the program closed or ended before it made a call has gone when the call is answered.
+            for fd, events in sorted(self.poll.poll(timeout), key=lambda ready: ready[0] == self._calls.fileno()):
                 if fd == self._calls.fileno():
                     if events & select.EPOLLIN:
                         self._next()
@@ -91,7 +113,7 @@ class Supervisor:
                         return
                 elif self._constructed is not None and fd == self._constructed.fileno():
                     self._ask_again()
-                elif not self._tasks.ended(fd) and others(fd):
+                elif not self._tasks.ended(fd) and not self._mount_files.ended(fd) and others(fd):
                     return
             if self._waiting:
                 self._end_interrupted()
@@ -100,6 +122,8 @@ class Supervisor:
         """The run is over: its processes end in the simulated system too."""
         with suppress(OSError):
             self._tasks.close()
+        with suppress(OSError):
+            self._mount_files.close()
 
     # -- one call
 
@@ -144,7 +168,8 @@ class Supervisor:
                 self._calls.go_on(call.stopped)
             else:
                 self._tell(call, str(value))
-                self._calls.answer(call.stopped, value)
+                if not isinstance(value, Answered):
+                    self._calls.answer(call.stopped, value)
 
     def _refuse(self, call: Call, error: OSError) -> None:
         self._waiting.pop(call.stopped.id, None)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from wqfs.abi import records as r
-from wqfs.sim import mounting
+from wqfs.sim import remounting
 from wqfs.sim.command import Actor, Command
 from wqfs.sim.errors import Refused
 from wqfs.sim.superblocks import Superblock
@@ -113,13 +113,13 @@ def _edquot(system: System, actor: Actor, arguments: Sequence[str], now_ns: int)
 def _readonly(system: System, actor: Actor, arguments: Sequence[str], now_ns: int) -> None:
     sb = superblock(system, arguments, 1, "DIR")
     no_more(arguments, 1)
-    mounting.sb_set_readonly(system, sb, True, now_ns)
+    remounting.sb_set_readonly(system, sb, True, now_ns)
 
 
 def _readwrite(system: System, actor: Actor, arguments: Sequence[str], now_ns: int) -> None:
     sb = superblock(system, arguments, 1, "DIR")
     no_more(arguments, 1)
-    mounting.sb_set_readonly(system, sb, False, now_ns)
+    remounting.sb_set_readonly(system, sb, False, now_ns)
 
 
 def _network(system: System, actor: Actor, arguments: Sequence[str], now_ns: int) -> None:
