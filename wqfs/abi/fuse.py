@@ -18,6 +18,10 @@ import struct
 from typing import Final
 
 # Opcodes and notify codes.
+FORGET: Final = 2
+SETATTR: Final = 4
+MKDIR: Final = 9
+RMDIR: Final = 11
 OPEN: Final = 14
 READ: Final = 15
 WRITE: Final = 16
@@ -26,7 +30,9 @@ INIT: Final = 26
 INTERRUPT: Final = 36
 IOCTL: Final = 39
 POLL: Final = 40
+BATCH_FORGET: Final = 42
 NOTIFY_POLL: Final = 1
+NOTIFY_RESEND: Final = 7
 
 IN_HEADER: Final = struct.Struct("=IIQQIIIHH")
 assert IN_HEADER.size == 40
@@ -59,6 +65,8 @@ IOCTL_OUT: Final = struct.Struct("=IiQiIII")  # result, flags, in_iovs, out_iovs
 POLL_OUT: Final = struct.Struct("=IiQI4x")  # revents
 OPEN_OUT: Final = struct.Struct("=IiQQI4x")  # fh, open_flags
 NOTIFY_POLL_OUT: Final = struct.Struct("=IiQQ")  # kh
+INIT_IN_FLAGS2: Final = struct.Struct("=56xI")
+"""flags2 (struct fuse_init_in), from a request's first byte."""
 INIT_OUT: Final = struct.Struct("=IIIIHHIIHHII")
 """major, minor, max_readahead, flags, max_background, congestion_threshold, max_write, time_gran,
 max_pages, map_alignment, flags2, max_stack_depth (struct fuse_init_out without its unused end)."""
@@ -73,3 +81,7 @@ FUSE_READ_LOCKOWNER: Final = 1 << 1
 FUSE_IOCTL_DIR: Final = 1 << 4
 FUSE_POLL_SCHEDULE_NOTIFY: Final = 1 << 0
 FUSE_MAX_PAGES: Final = 1 << 22
+FUSE_HAS_RESEND: Final = 1 << 39 - 32
+"""In flags2 of INIT: the kernel can send again what was not answered (Linux 6.9)."""
+FUSE_UNIQUE_RESEND: Final = 1 << 63
+"""Set in `unique` of a request that was sent before."""

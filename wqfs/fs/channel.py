@@ -20,7 +20,7 @@ import errno
 import logging
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from wqfs.abi import fuse
@@ -215,7 +215,17 @@ class Channel:
         finally:
             self._error(unique, 0)
 
+    @property
+    def served(self) -> Collection[int]:
+        """The opcodes that are answered here; all others are pyfuse3's."""
+        return self._serve.keys()
+
     # -- who waits
+
+    def forget_asked(self) -> None:
+        """Nothing is asked of pyfuse3: it is another one now."""
+        self._opening.clear()
+        self._starting.clear()
 
     def end_wait(self, unique: int, number: int) -> None:
         """End the waiting read `unique` with the errno `number`; nothing if it does not wait here."""
@@ -227,10 +237,12 @@ class Channel:
 
     def end_waits_since(self, moment: float) -> None:
         """End with EINTR every read that has waited since `moment` or longer."""
-        for unique, source in list(self.waiting.items()):
-            if source.waiters[unique][2] > moment:
-                break  # the table is in order of arrival
+        for unique in self.waits_since(moment):
             self.end_wait(unique, errno.EINTR)
+
+    def waits_since(self, moment: float) -> list[int]:
+        """The reads that have waited since `moment` or longer."""
+        return [unique for unique, source in self.waiting.items() if source.waiters[unique][2] <= moment]
 
     def oldest_wait(self) -> float | None:
         """Since when the longest waiting read waits; None if none does."""

@@ -22,6 +22,7 @@ from wqfs.fs import handover
 from wqfs.fs.mounting import MountFailed, mount, taken_over, unmount
 from wqfs.fs.options import CommandLine, UsageError, parse_command_line, parse_options
 from wqfs.fs.streams import open_missing_streams
+from wqfs.fs.supervisor import Told, supervise
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ options
                   sized, as the kernel's (default: a new watch watches everything)
   enobufs         a record larger than the reader's buffer is ENOBUFS, as released kernels have it
                   (default: EMSGSIZE)
+  survive         the daemon may die: a successor goes on, with all that was (Linux 6.9)
   depth=N         records that a queue holds that was not sized, 1..512 (default 256)
   events_depth=N  events that an open `events` holds while nobody reads (default 1024)
   log_events=N    events in `log` before it is cut to nothing (default 4096)
@@ -130,6 +132,13 @@ def _run(line: CommandLine, program: str, on_started: Callable[[], object] | Non
     except OSError as error:
         return _complain(program, f"Mounting on {mountpoint} failed: {error.strerror}.", EXIT_SYSTEM)
     started = on_started or (lambda: _foreground_started(mountpoint))
+    if options.survive and ours:
+        return supervise(
+            mountpoint,
+            lambda told: _be_daemon(mountpoint, fuse_fd, line, told, background=on_started is not None),
+            STOP_SIGNALS,
+            started,
+        )
     try:
         gone = serve(mountpoint, fuse_fd, options, STOP_SIGNALS, started, line.ready_fd, ours=ours)
     except Exception:
@@ -139,6 +148,22 @@ def _run(line: CommandLine, program: str, on_started: Callable[[], object] | Non
         return _complain(program, f"{mountpoint}: ended by a fault of wqfs's own; the log has it.", EXIT_SYSTEM)
     if connection is not None:
         connection.close()
+    return EXIT_OK if gone else EXIT_SYSTEM
+
+
+def _be_daemon(mountpoint: str, fuse_fd: int, line: CommandLine, told: Told, *, background: bool) -> int:
+    """Under a supervisor: serve until the mount ends. Returns the exit code."""
+    from wqfs.fs.checkpoint import call_process
+    from wqfs.fs.session import serve
+
+    call_process("wqfs")
+
+    def started() -> None:
+        if background:
+            _leave_terminal()
+        told.has_started()
+
+    gone = serve(mountpoint, fuse_fd, line.options, STOP_SIGNALS, started, line.ready_fd, told=told)
     return EXIT_OK if gone else EXIT_SYSTEM
 
 
@@ -166,14 +191,18 @@ def _in_background(line: CommandLine, program: str) -> int:
 
 def _detach(writer: int) -> None:
     """Become a daemon, then tell the parent."""
+    _leave_terminal()
+    os.write(writer, b"1")
+    os.close(writer)
+
+
+def _leave_terminal() -> None:
     os.setsid()
     os.chdir("/")
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(null, stream)
     os.close(null)
-    os.write(writer, b"1")
-    os.close(writer)
 
 
 def _log_to(line: CommandLine, *, background: bool) -> None:

@@ -30,6 +30,8 @@ import trio
 from wqfs.abi import fuse
 from wqfs.fs.channel import Channel
 from wqfs.fs.channel_limits import MAX_WRITE
+from wqfs.fs.checkpoint import Checkpoints
+from wqfs.fs.recorder import Recorder
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +61,16 @@ class Device:
         max_waiting: int = 16384,
         clock: Callable[[], float] | None = None,
         on_started: Callable[[], object] | None = None,
+        recorder: Recorder | None = None,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
+        """recorder, checkpoints: where a successor may take over; a recorder that has a channel brings it along."""
         self._fd = fuse_fd
+        self._recorder = recorder
+        self._checkpoints = checkpoints
+        self._checkpoint_due = False
+        self._greeting = 0
+        """The request that only this pyfuse3 wanted to see: its reply is for nobody."""
         self._names = names
         # FileIO, for its readinto is the cheapest read there is, and says None, not an exception, to no request.
         self._kernel = io.FileIO(fuse_fd, "rb", closefd=False)
@@ -74,9 +84,20 @@ class Device:
         self._result: outcome.Outcome[Any] | None = None
         self._gone = trio.Event()
         self._send = self._make_send()
-        self.channel = Channel(self._send, self._forward, max_waiting=max_waiting, clock=clock, on_started=on_started)
+        if recorder is None:
+            self.channel = Channel(
+                self._send, self._forward, max_waiting=max_waiting, clock=clock, on_started=on_started
+            )
+        else:
+            recorder.send, recorder.forward, recorder.drain = self._send, self._forward, self._drain_names
+            if not hasattr(recorder, "channel"):
+                recorder.channel = Channel(
+                    recorder.hold, recorder.pass_on, max_waiting=max_waiting, clock=clock, on_started=on_started
+                )
+            self.channel = recorder.channel
+        self._serve = self.channel.receive if recorder is None else recorder.receive
         debugging = log.isEnabledFor(logging.DEBUG)
-        self._receive = self._receive_and_tell if debugging else self.channel.receive
+        self._receive = self._receive_and_tell if debugging else self._serve
 
     # -- the channel's outlets
 
@@ -138,21 +159,30 @@ class Device:
     def _turn(self) -> None:
         """Everything that waits to run, then a wait, then everything that is ready."""
         soon = self._soon
+        if self._recorder is not None:
+            self._recorder.clock.tick()
         for _ in range(len(soon)):
             soon.popleft()()
         if self._result is not None:
             return
+        recorder = self._recorder
+        if recorder is not None and recorder.may_fork and (self._checkpoint_due or recorder.journal.is_full):
+            self._take_checkpoint()
         for fd, events in self._poll.poll(0 if soon else None):
             if fd == self._fd:
                 self._serve_kernel()
             elif fd == self._wake_fd:
                 os.eventfd_read(self._wake_fd)
+            elif self._checkpoints is not None and fd == self._checkpoints.waiting_fd:
+                self._checkpoint_due = True  # it was killed
             else:
                 self._serve_names(events)
 
     def _serve_kernel(self) -> None:
         """Requests until there is none, or others have waited long enough."""
         receive, read_into, message = self._receive, self._kernel.readinto, self._message
+        if self._recorder is not None and self._recorder.journal.is_full:
+            return  # a name has changed something and is not answered yet: first a checkpoint
         try:
             for served in range(BURST):
                 size = read_into(message)
@@ -166,6 +196,8 @@ class Device:
                         self._vain = 0
                     return
                 receive(message, size)
+                if self._recorder is not None and self._recorder.journal.is_full:
+                    return
                 if self._patience:
                     self._patience -= 1
                     return
@@ -180,7 +212,7 @@ class Device:
         _, opcode, unique = fuse.START.unpack_from(message)
         uid, _, pid = fuse.CALLER.unpack_from(message)
         log.debug("request %d: opcode %d, %d bytes, uid=%d pid=%d", unique, opcode, size, uid, pid)
-        self.channel.receive(message, size)
+        self._serve(message, size)
 
     def _lose_mount(self) -> None:
         self._poll.unregister(self._fd)
@@ -196,14 +228,53 @@ class Device:
                 self._poll.modify(self._names, select.POLLIN)
         except BlockingIOError:
             pass
+        self._drain_names()
+
+    def _drain_names(self) -> None:
+        """All replies that pyfuse3 has written."""
         try:
             for _ in range(BURST):
                 reply = self._names.recv(BUFFER_SIZE)
                 if not reply:  # pyfuse3 has ended; so do the tasks
                     self._poll.unregister(self._names)
                     return
-                self._send(self.channel.answered(reply))
-                if self.channel.ready:  # a name operation can make events: a look at sim/keys ends keys
-                    self.channel.wake()
+                self._answered(reply)
         except BlockingIOError:
             pass
+
+    def _answered(self, reply: bytes) -> None:
+        if self._recorder is None:
+            self._send(self.channel.answered(reply))
+            if self.channel.ready:  # a name operation can make events: a look at sim/keys ends keys
+                self.channel.wake()
+        elif self._greeting and fuse.OUT_HEADER.unpack_from(reply)[2] == self._greeting:
+            self._greeting = 0
+        else:
+            self._recorder.replied(reply)
+
+    # -- taking over, and being taken over from
+
+    def greet_names(self) -> None:
+        """Let a new pyfuse3 see the kernel's greeting, which comes only once."""
+        assert self._recorder is not None
+        self._greeting = fuse.START.unpack_from(self._recorder.init_message)[2]
+        self._forward(self._recorder.init_message)
+
+    def ask_again(self) -> None:
+        """Let the kernel send again all that was not answered. Before anything is read."""
+        assert self._recorder is not None
+        self._send(fuse.OUT_HEADER.pack(fuse.OUT_HEADER.size, fuse.NOTIFY_RESEND, 0))
+        self._recorder.wake_pollers()
+
+    def want_checkpoint(self) -> None:
+        """Let a checkpoint be taken before anything else is served."""
+        self._checkpoint_due = True
+
+    def _take_checkpoint(self) -> None:
+        checkpoints = self._checkpoints
+        assert checkpoints is not None
+        if checkpoints.waiting_fd >= 0:
+            self._poll.unregister(checkpoints.waiting_fd)
+        self._checkpoint_due = not checkpoints.take()
+        if checkpoints.waiting_fd >= 0:
+            self._poll.register(checkpoints.waiting_fd, select.POLLIN)

@@ -38,6 +38,22 @@ class OpenRefused(OSError):
     """A file cannot be opened. errno: ENOENT, EISDIR, ENFILE."""
 
 
+class Note:
+    """What a Recorder is told by the filesystem; this one forgets it."""
+
+    def name_changed(self, change: tuple[Any, ...]) -> None:
+        """See Filesystem.change_name_again."""
+
+    def collected(self, due: bool) -> None:
+        """Keys were collected, if any were due."""
+
+    def hung_up(self) -> None:
+        """All watches have hung up."""
+
+    def flush(self) -> None:
+        """Nothing more has to be noted for what was said to the kernel."""
+
+
 class Changes:
     """A count of changes that can be waited for: the mount table's."""
 
@@ -88,6 +104,8 @@ class Filesystem:
         self.control = Control(self.system, self.watches, self.now_ns)
         self.mount_changes = Changes()
         self.channel: Channel
+        self.note: Note = Note()
+        """Told of what has to be done again by a successor; by default nobody is."""
         self.on_schedule: Callable[[], object] = lambda: None
         """Called when `collect` has to be called at another time than it said."""
         self._schedule: tuple[int | None, int] = (None, 0)
@@ -97,7 +115,7 @@ class Filesystem:
         self._hung_up = False
         self._watches_changed_ns = now_ns()
         self._version = 0
-        self._changed_ns = now_ns()
+        self._changed_ns = self.started_ns = now_ns()
         self._lines = LineContext(options.max_line, self.refusals.add)
         self._queues = QueueContext(
             too_small=errno.ENOBUFS if options.enobufs else errno.EMSGSIZE,
@@ -173,12 +191,17 @@ class Filesystem:
             self.watches.forget(watch)
             self._sources.pop(watch.number, None)
 
+    @property
+    def has_hung_up(self) -> bool:
+        return self._hung_up
+
     def hang_up(self) -> None:
         """The end of the mount: every reader drains and finds end of file, every poller POLLHUP."""
         self._hung_up = True
         for watch in self.watches.by_number.values():
             watch.hang_up()
         self.channel.wake()
+        self.note.hung_up()
 
     # -- opening
 
@@ -290,10 +313,38 @@ class Filesystem:
 
     def collect(self) -> int | None:
         """Do what is due by now; returns when to call again, in time of `now_ns`, None for never."""
-        due_ns = self.system.collect(self.now_ns())
+        now_ns = self.now_ns()
+        next_ns = self.system.next_due_ns
+        due_ns = self.system.collect(now_ns)
+        self.note.collected(next_ns is not None and next_ns <= now_ns)
         self.channel.wake()
+        self.note.flush()
         self._schedule = (due_ns, self.system.ahead_ns)
         return self._schedule[0]
+
+    def collect_keys(self) -> int:
+        """The time, with the keys that it has ended collected: before their texts are made."""
+        now_ns = self.now_ns()
+        next_ns = self.system.next_due_ns
+        if next_ns is not None and next_ns <= now_ns:
+            self.system.collect(now_ns)
+            self.note.collected(True)
+        return now_ns
+
+    def change_name_again(self, change: tuple[Any, ...]) -> None:
+        """What `note.name_changed` was told, as a successor does it."""
+        kind, *arguments = change
+        if kind == "mkdir":
+            self.make_watch(*arguments)
+        elif kind == "rmdir":
+            self.remove_watch(*arguments)
+        else:
+            place, number = nodes.place_of(arguments[0])
+            watch = self.watches.by_number[number] if number else None
+            if kind == "open":
+                self.open(place, watch, *arguments[1:])
+            else:
+                self.truncate(place, watch, *arguments[1:])
 
     # -- looking
 

@@ -17,7 +17,6 @@ import errno
 import functools
 import logging
 import os
-import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar, cast
 
@@ -46,6 +45,9 @@ log = logging.getLogger(__name__)
 
 FOR_EVER: Final = 10 * 365 * 86400.0
 NAME_MAX: Final = 255
+_LISTING_SHIFT: Final = 20
+_NOBODY: Final = 65534
+"""Who lists a directory that was opened before a successor took over: sizes are those that anybody sees."""
 STREAM_SIZE: Final = 4096  # a size of 0 would end splice and busybox's cat at once
 
 
@@ -79,7 +81,7 @@ class Names(pyfuse3.Operations):
     def __init__(self, filesystem: Filesystem) -> None:
         super().__init__()
         self._fs = filesystem
-        self._started_ns = time.time_ns()
+        self._started_ns = filesystem.started_ns
         self._listings: dict[int, tuple[list[tuple[bytes, int]], int, int]] = {}
         self._last_listing = 0
 
@@ -152,6 +154,7 @@ class Names(pyfuse3.Operations):
             if attr.st_size:
                 raise FUSEError(errno.EINVAL)
             self._fs.truncate(place, watch, fh)
+            self._fs.note.name_changed(("truncate", inode, fh))
         return self._attributes(place, watch, ctx.uid, ctx.gid)
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
@@ -178,24 +181,29 @@ class Names(pyfuse3.Operations):
         place, watch = self._find(inode)
         if not place.is_directory:
             raise FUSEError(errno.ENOTDIR)
-        listing: list[tuple[bytes, int]]
+        self._last_listing += 1
+        # The node is in the number, so that a successor, which has not seen the open, can list it too.
+        fh = inode << _LISTING_SHIFT | self._last_listing & (1 << _LISTING_SHIFT) - 1
+        self._listings[fh] = (self._listing(place, watch), ctx.uid, ctx.gid)
+        return FileHandleT(fh)
+
+    def _listing(self, place: Place, watch: Watch | None) -> list[tuple[bytes, int]]:
+        """(name, node) of all that a directory holds."""
         if place is nodes.WATCHES:
-            listing = [
+            return [
                 (os.fsencode(w.name), nodes.node_number(nodes.WATCH, w.number))
                 for w in self._fs.watches.by_name.values()
             ]
-        else:
-            number = watch.number if watch else 0
-            listing = [
-                (child.name.encode(), nodes.node_number(child, number if place is nodes.WATCH else 0))
-                for child in nodes.CHILDREN[place]
-            ]
-        self._last_listing += 1
-        self._listings[self._last_listing] = (listing, ctx.uid, ctx.gid)
-        return FileHandleT(self._last_listing)
+        number = watch.number if watch else 0
+        return [
+            (child.name.encode(), nodes.node_number(child, number if place is nodes.WATCH else 0))
+            for child in nodes.CHILDREN[place]
+        ]
 
     @_guarded
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
+        if fh not in self._listings:
+            self._listings[fh] = (self._listing(*self._find(fh >> _LISTING_SHIFT)), _NOBODY, _NOBODY)
         listing, uid, gid = self._listings[fh]
         for at in range(start_id, len(listing)):
             name, node = listing[at]
@@ -226,6 +234,7 @@ class Names(pyfuse3.Operations):
             raise FUSEError(errno.ENAMETOOLONG)
         try:
             watch = self._fs.make_watch(os.fsdecode(name), ctx.uid, ctx.gid)
+            self._fs.note.name_changed(("mkdir", watch.name, ctx.uid, ctx.gid))
         except WatchRefused as error:
             log.warning("mkdir %s refused: %s", os.fsdecode(name), error.strerror)
             raise FUSEError(error.errno or errno.EIO) from None
@@ -238,6 +247,7 @@ class Names(pyfuse3.Operations):
             raise FUSEError(errno.EPERM)
         try:
             self._fs.remove_watch(os.fsdecode(name))
+            self._fs.note.name_changed(("rmdir", os.fsdecode(name)))
         except KeyError:
             raise FUSEError(errno.ENOENT) from None
 
@@ -294,6 +304,7 @@ class Names(pyfuse3.Operations):
             raise FUSEError(errno.EINVAL)  # splice would take records (ABI.md, 3)
         try:
             fh = self._fs.open(place, watch, flags, (ctx.uid, ctx.gid, ctx.pid))
+            self._fs.note.name_changed(("open", inode, flags, (ctx.uid, ctx.gid, ctx.pid)))
         except (OpenRefused, WatchRefused) as error:
             log.warning("open of %s refused: %s", place.path or "the root", error.strerror)
             raise FUSEError(error.errno or errno.EIO) from None

@@ -35,6 +35,7 @@ class Options:
     ro: bool = False
     strict: bool = False
     enobufs: bool = False
+    survive: bool = False
     uid: int | None = None
     gid: int | None = None
     umask: int = 0
@@ -50,7 +51,7 @@ class Options:
     """Words for the kernel and fusermount3, such as `nosuid` or `noatime`."""
 
 
-_FLAGS: Final = ("allow_other", "allow_root", "ro", "strict", "enobufs")
+_FLAGS: Final = ("allow_other", "allow_root", "ro", "strict", "enobufs", "survive")
 BOUNDS: Final = {
     "uid": (0, 2**32 - 2),
     "gid": (0, 2**32 - 2),

@@ -7,6 +7,7 @@ waiting readers find end of file and pollers POLLHUP, as when a pipe's last writ
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import math
@@ -14,6 +15,7 @@ import os
 import select
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Collection
 from typing import Final
@@ -23,13 +25,18 @@ import trio
 
 from wqfs.fs import mounting, supervision
 from wqfs.fs.caller import read_memory, read_no_memory
+from wqfs.fs.checkpoint import Checkpoints, TakeOver
 from wqfs.fs.device import Device
 from wqfs.fs.filesystem import Filesystem
+from wqfs.fs.journal import Journal
 from wqfs.fs.names import Names
 from wqfs.fs.options import Options
+from wqfs.fs.recorder import Clock, Recorder
+from wqfs.fs.supervisor import Told
 
 log = logging.getLogger(__name__)
 
+EXIT_OK, EXIT_FAULT = 0, 2
 GRACE: Final = 1.0
 """Seconds that pollers have, after an order to stop, to see POLLHUP, and readers end of file."""
 
@@ -43,42 +50,117 @@ def serve(
     ready_fd: int | None = None,
     *,
     ours: bool = True,
+    told: Told | None = None,
 ) -> bool:
     """Serve the mount until it ends, then see that it is unmounted; returns whether it is.
 
     mountpoint: absolute, mounted, with fuse_fd as its descriptor of /dev/fuse; stop_signals: those
     that end it, blocked by the caller, unblocked here once somebody listens; on_started: called
     once the kernel and the filesystem have greeted each other; ready_fd: see supervision.watch_over.
-    ours: whether it was mounted here; else it is not unmounted here, may not be seen from here, and is ready
-    when it was greeted.
+    told: the supervisor, with options.survive. ours: whether it was mounted here; else it is not unmounted
+    here, may not be seen from here, and is ready when it was greeted.
     """
     # What is made so far stays; what is made later has no cycles, so that looking for some can wait.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-    filesystem = Filesystem(options, os.getuid(), os.getgid(), read_memory if ours else read_no_memory)
+    clock = Clock()
+    recorder = Recorder(Journal(), clock) if options.survive else None
+    real = read_memory if ours else read_no_memory
+    filesystem = Filesystem(
+        options,
+        os.getuid(),
+        os.getgid(),
+        real if recorder is None else recorder.read_memory(real),
+        *(() if recorder is None else (clock,)),
+    )
+    session = _Session(mountpoint, fuse_fd, filesystem, recorder, stop_signals, ready_fd, told, ours=ours)
+    if recorder is not None:
+        recorder.filesystem = filesystem
+        filesystem.note = recorder
+    try:
+        _serve(session, on_started if ours else lambda: _greeted(on_started, ready_fd, mountpoint))
+    finally:
+        _end(session)
+    return session.unmounted
+
+
+def _end(session: _Session) -> bool:
+    """See that it is unmounted, and let go of it; returns whether it is."""
+    if not session.unmounted:  # else whatever is mounted there is somebody else's by now
+        session.unmounted = mounting.unmount(session.mountpoint, lazy=True)
+    os.close(session.fuse_fd)
+    return session.unmounted
+
+
+def _serve(session: _Session, on_started: Callable[[], object], generation: int = 0) -> None:
+    """Serve until the mount ends; as the successor from checkpoint `generation`, 0 for the first daemon."""
+    options, filesystem, recorder = session.filesystem.options, session.filesystem, session.recorder
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     near.setblocking(False)
-    limit = mounting.request_time_limit()
-    device = Device(
-        fuse_fd,
+    device = session.device = Device(
+        session.fuse_fd,
         near,
         max_waiting=options.max_waiting,
-        clock=time.monotonic if limit else None,
-        on_started=on_started if ours else lambda: _greeted(on_started, ready_fd, mountpoint),
+        clock=time.monotonic if session.limit else None,
+        on_started=lambda: _started(session, on_started),
+        recorder=recorder,
+        checkpoints=session.checkpoints,
     )
     filesystem.channel = device.channel
     # allow_root is allow_other to the kernel; libfuse turns the others away.
     pyfuse3.init(Names(filesystem), f"/dev/fd/{far.detach()}", {"allow_root"} if options.allow_root else set())
-    session = _Session(mountpoint, filesystem, device, limit, stop_signals, ready_fd, ours=ours)
+    if generation:
+        device.greet_names()
+        device.ask_again()
+        device.want_checkpoint()
+    taking_over = None
     try:
         device.run(lambda: _tasks(session))
+    except TakeOver as take_over:
+        taking_over = take_over
+    except Exception:
+        if recorder is None:
+            raise
+        log.exception("%s: the daemon dies of a fault of its own", session.mountpoint)
+        os._exit(EXIT_FAULT)  # nothing is taken away: a successor goes on
     finally:
-        if not session.unmounted:  # else whatever is mounted there is somebody else's by now
-            session.unmounted = mounting.unmount(mountpoint, lazy=True)
+        if taking_over is None:
+            session.checkpoints.dismiss()
         near.close()
         pyfuse3.close(unmount=False)
-        os.close(fuse_fd)
-    return session.unmounted
+    if taking_over is not None:
+        _succeed(session, taking_over.generation)
+
+
+def _started(session: _Session, on_started: Callable[[], object]) -> None:
+    """The kernel and the filesystem have greeted each other."""
+    if session.recorder is not None:
+        if session.recorder.can_ask_again:
+            session.device.want_checkpoint()
+        else:
+            log.warning("%s: this kernel cannot send requests again (Linux 6.9): nobody takes over", session.mountpoint)
+    on_started()
+
+
+def _succeed(session: _Session, generation: int) -> None:
+    """In the process that was checkpoint `generation`: be the daemon."""
+    assert session.recorder is not None
+    if session.told is not None:
+        session.told.is_daemon()
+    again = session.recorder.catch_up(generation)
+    log.warning("%s: the daemon died; its successor goes on, after %d entries done again", session.mountpoint, again)
+    session.unmounted = session.unmounted or session.filesystem.has_hung_up
+    session.ready_fd = None
+    # In a thread of its own: in this one trio believes that it runs.
+    thread = threading.Thread(target=_serve, args=(session, lambda: None, generation))
+    thread.start()
+    thread.join()
+    # Below this on the stack is the life of the daemon before, or of a thread of it.
+    ended = _end(session)
+    if session.told is not None:
+        session.told.has_ended(EXIT_OK if ended else EXIT_FAULT)
+    logging.shutdown()
+    os._exit(EXIT_OK if ended else EXIT_FAULT)
 
 
 class _Session:
@@ -87,20 +169,25 @@ class _Session:
     def __init__(
         self,
         mountpoint: str,
+        fuse_fd: int,
         filesystem: Filesystem,
-        device: Device,
-        limit: int | None,
+        recorder: Recorder | None,
         stop_signals: Collection[signal.Signals],
         ready_fd: int | None,
+        told: Told | None,
         *,
         ours: bool,
     ) -> None:
         self.mountpoint = mountpoint
+        self.fuse_fd = fuse_fd
         self.filesystem = filesystem
-        self.device = device
-        self.limit = limit
+        self.recorder = recorder
+        self.checkpoints = Checkpoints(None if recorder is None else recorder.journal, told)
+        self.device: Device
+        self.limit = mounting.request_time_limit()
         self.stop_signals = stop_signals
         self.ready_fd = ready_fd
+        self.told = told
         self.ours = ours
         self.unmounted = not ours
         """Whether the mount is known to be gone from where it was."""
@@ -136,11 +223,9 @@ async def _names() -> None:
 
 
 async def _stop_on_signal(session: _Session, scope: trio.CancelScope) -> None:
-    with trio.open_signal_receiver(*session.stop_signals) as signals:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, session.stop_signals)
-        async for number in signals:
-            log.info("%s: stopping on %s", session.mountpoint, signal.Signals(number).name)
-            break
+    number = await _stop_signal(session)
+    log.info("%s: stopping on %s", session.mountpoint, signal.Signals(number).name)
+    session.checkpoints.dismiss()
     supervision.notify("STOPPING=1\nSTATUS=stopping")
     session.filesystem.hang_up()
     # In a thread: unmounting asks the filesystem, which this one must go on serving.
@@ -150,6 +235,18 @@ async def _stop_on_signal(session: _Session, scope: trio.CancelScope) -> None:
             break
     await trio.sleep(GRACE)  # ends at once when nobody has a file open: see serve()
     scope.cancel()
+
+
+async def _stop_signal(session: _Session) -> int:
+    """The first of the signals that end the mount."""
+    if session.recorder is not None:
+        # A successor's trio is not in the main thread, where Python has its handlers: they stay blocked.
+        return await trio.to_thread.run_sync(signal.sigwait, session.stop_signals, abandon_on_cancel=True)
+    with trio.open_signal_receiver(*session.stop_signals) as signals:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, session.stop_signals)
+        async for number in signals:
+            return number
+    raise AssertionError("signals do not end")
 
 
 async def _hang_up_when_detached(session: _Session) -> None:
@@ -193,7 +290,10 @@ async def _end_long_waits(session: _Session, limit: int) -> None:
         oldest = channel.oldest_wait()
         now = time.monotonic()
         if oldest is not None and now - oldest >= allowed:
-            channel.end_waits_since(now - allowed)
+            if session.recorder is not None:
+                session.recorder.end_waits(channel.waits_since(now - allowed), errno.EINTR)
+            else:
+                channel.end_waits_since(now - allowed)
         elif oldest is None:
             await trio.sleep(min(1.0, allowed / 4))
         else:

@@ -48,9 +48,7 @@ class Cache:
 
     def _now(self) -> int:
         """The time, with the keys that it has ended collected."""
-        now_ns = self._fs.now_ns()
-        self._fs.system.keys.collect(now_ns)
-        return now_ns
+        return self._fs.collect_keys()
 
     def text(self, place: Place, watch: Watch | None, viewer: Actor | None = None) -> bytes:
         """The text of a place now; bytes that are no UTF-8 as they came in.

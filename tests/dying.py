@@ -1,0 +1,313 @@
+"""Writers, readers and makers of watches on a mount whose daemon is killed: does every event arrive exactly once?
+
+    python -m tests.dying MOUNTPOINT SUPERVISOR KILLS SEED
+
+SUPERVISOR: pid of the mount command, which was started with `-o survive`. Prints what it saw, a line each, and last
+`KILLS kills, M faults`; exit status 0 if M is 0.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import select
+import signal
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+HEADER = struct.Struct("=II")
+NUMBER = struct.Struct("=II")
+MARK = 0xABCDEF
+"""The aux of our own records, beside those of real keys."""
+SET_SIZE = 0x5760
+LOSS = (0, 1)
+_SLOWEST = 1.0
+"""Seconds that nobody may wait for a restart."""
+
+
+def record(number: int) -> bytes:
+    return HEADER.pack(1 | 1 << 24, 16) + NUMBER.pack(number, MARK)
+
+
+def daemon_of(supervisor: int) -> int:
+    """The daemon, by its name, among all that the supervisor or a checkpoint has started; 0 if there is none now."""
+    pids = [supervisor]
+    for pid in pids:
+        try:
+            for thread in Path(f"/proc/{pid}/task").iterdir():
+                pids += map(int, (thread / "children").read_text().split())
+            name, _, rest = Path(f"/proc/{pid}/stat").read_text().partition(" (")[2].rpartition(") ")
+            if pid != supervisor and name == "wqfs" and rest[0] not in "ZX":
+                return pid
+        except OSError:
+            continue
+    return 0
+
+
+class Witness:
+    """What one reader saw: numbers that must grow by one, but for where a loss says that some are missing."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.last: int | None = None
+        self.seen = self.losses = 0
+        self.faults: list[str] = []
+        self._after_loss = False
+
+    def fault(self, what: str) -> None:
+        self.faults.append(f"{self.name}: {what}")
+
+    def number(self, number: int) -> None:
+        self.seen += 1
+        if self.last is not None and number != self.last + 1 and not (self._after_loss and number > self.last):
+            self.fault(f"{number} came after {self.last}{' and a loss' if self._after_loss else ''}")
+        self._after_loss = False
+        self.last = number
+
+    def loss(self) -> None:
+        self.losses += 1
+        self._after_loss = True
+
+    def records(self, data: bytes) -> None:
+        at = 0
+        while at < len(data):
+            word, info = HEADER.unpack_from(data, at)
+            length = info & 0x7F
+            if not 8 <= length <= len(data) - at:
+                self.fault(f"a split record at {at} of {data.hex()}")
+                return
+            if (word & 0xFFFFFF, word >> 24) == LOSS:
+                self.loss()
+            elif length == 16:
+                number, mark = NUMBER.unpack_from(data, at + 8)
+                if mark == MARK:
+                    self.number(number)
+            at += length
+
+    def lines(self, text: bytes) -> None:
+        for line in text.splitlines():
+            event = json.loads(line)
+            if event.get("event") == "lost":
+                self.loss()
+            elif event.get("aux") == MARK:
+                self.number(event["key"])
+
+
+class Mount:
+    def __init__(self, path: Path, supervisor: int) -> None:
+        self.path = path
+        self.supervisor = supervisor
+        self.stop = threading.Event()
+        self.faults: list[str] = []
+        self.slowest = 0.0
+        self.posted = 0
+        self.calls = 0
+
+    def timed(self, what: str, call: Callable[[], object]) -> None:
+        """A call that must not fail, and not take longer than a restart may."""
+        before = time.monotonic()
+        try:
+            call()
+        except OSError as error:
+            self.faults.append(f"{what}: {error!r}")
+        took = time.monotonic() - before
+        self.calls += 1
+        self.slowest = max(self.slowest, took)
+
+    def watch(self, name: str) -> Path:
+        folder = self.path / "watches" / name
+        folder.mkdir()
+        return folder
+
+    # -- who writes
+
+    def write(self) -> None:
+        fd = os.open(self.path / "sim/records", os.O_WRONLY)
+        number = 0
+        while not self.stop.is_set():
+            count = random.choice((1, 1, 1, 4, 64))
+            data = b"".join(record(number + n) for n in range(count))
+
+            def write(data: bytes = data) -> None:
+                written = os.write(fd, data)
+                if written != len(data):
+                    self.faults.append(f"a write of {len(data)} took {written}")
+
+            self.timed("write", write)
+            number += count
+            self.posted = number
+            time.sleep(random.choice((0, 0, 0.0005)))
+        os.close(fd)
+
+    # -- who reads
+
+    def read_blocking(self, witness: Witness, folder: Path, flags: int = 0) -> None:
+        fd = os.open(folder / "queue", os.O_RDONLY | flags)
+        while True:
+            try:
+                data = os.read(fd, 4096)
+            except OSError as error:
+                witness.fault(f"read: {error!r}")
+                break
+            if not data:
+                break
+            witness.records(data)
+        os.close(fd)
+
+    def read_polling(self, witness: Witness, folder: Path, edge: bool) -> None:
+        fd = os.open(folder / "queue", os.O_RDONLY | os.O_NONBLOCK)
+        epoll = select.epoll()
+        epoll.register(fd, select.EPOLLIN | (select.EPOLLET if edge else 0))
+        ended = False
+        while not ended:
+            epoll.poll(10)
+            while True:
+                try:
+                    data = os.read(fd, 4096)
+                except BlockingIOError:
+                    break
+                except OSError as error:
+                    witness.fault(f"read: {error!r}")
+                    ended = True
+                    break
+                if not data:
+                    ended = True
+                    break
+                witness.records(data)
+        os.close(fd)
+
+    def read_events(self, witness: Witness, folder: Path) -> None:
+        fd = os.open(folder / "events", os.O_RDONLY)
+        rest = b""
+        while data := os.read(fd, 65536):
+            *whole, rest = (rest + data).split(b"\n")
+            witness.lines(b"\n".join(whole))
+        if rest:
+            witness.fault(f"half a line: {rest!r}")
+        os.close(fd)
+
+    def read_slow(self, witness: Witness, folder: Path) -> None:
+        """Of a watch that nobody read: it kept what fits, and one loss."""
+        fd = os.open(folder / "queue", os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            while data := os.read(fd, 4096):
+                witness.records(data)
+        except BlockingIOError:
+            pass
+        os.close(fd)
+        folder.rmdir()
+        if witness.losses > 1:
+            witness.fault(f"{witness.losses} losses of one gap")
+
+    # -- who comes and goes
+
+    def come_and_go(self, name: str) -> None:
+        count = 0
+        while not self.stop.is_set():
+            count += 1
+            folder = self.path / "watches" / f"{name}{count}"
+            fd = -1
+
+            def opened(folder: Path = folder) -> None:
+                nonlocal fd
+                fd = os.open(folder / "queue", os.O_RDONLY | os.O_NONBLOCK)
+
+            self.timed("mkdir", folder.mkdir)
+            self.timed("open", opened)
+            if count % 3 == 0:
+                self.timed("objects", lambda folder=folder: (folder / "objects").write_text("mount / id=1\n"))  # type: ignore[misc]
+            self.timed("stat", folder.stat)
+            self.timed("list", lambda: os.listdir(self.path / "watches"))
+            if fd >= 0:
+                self.timed("close", lambda fd=fd: os.close(fd))  # type: ignore[misc]
+            self.timed("rmdir", folder.rmdir)
+
+    def command(self) -> None:
+        count = 0
+        while not self.stop.is_set():
+            count += 1
+            fd = os.open(self.path / "post", os.O_WRONLY)
+            for line in (
+                f"key add user k{count % 50} {count} @s",
+                f"mount /dev/d{count} /m{count}",
+                f"umount /m{count}",
+            ):
+                self.timed(line, lambda line=line, fd=fd: os.write(fd, line.encode() + b"\n"))  # type: ignore[misc]
+            os.close(fd)
+
+    # -- who kills
+
+    def kill(self, kills: int) -> int:
+        done = last = 0
+        while done < kills:
+            time.sleep(random.choice((0.0, 0.02, 0.1, 0.3)))
+            daemon = daemon_of(self.supervisor)
+            if not Path(f"/proc/{self.supervisor}").exists():
+                self.faults.append("the supervisor is gone")
+                break
+            if daemon in (0, last):
+                continue
+            try:
+                os.kill(daemon, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+            last = daemon
+            done += 1
+        return done
+
+
+def main() -> int:
+    path, supervisor, kills = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    random.seed(int(sys.argv[4]))
+    mount = Mount(path, supervisor)
+    watches = {name: mount.watch(name) for name in ("blocking", "level", "edge", "events", "slow")}
+    witnesses = {name: Witness(name) for name in watches}
+    tasks: list[Callable[[], None]] = [
+        lambda: mount.read_blocking(witnesses["blocking"], watches["blocking"]),
+        lambda: mount.read_polling(witnesses["level"], watches["level"], edge=False),
+        lambda: mount.read_polling(witnesses["edge"], watches["edge"], edge=True),
+        lambda: mount.read_events(witnesses["events"], watches["events"]),
+    ]
+    readers = [threading.Thread(target=task, daemon=True) for task in tasks]
+    busy: list[Callable[[], None]] = [
+        mount.write, mount.command, lambda: mount.come_and_go("a"), lambda: mount.come_and_go("b"),
+    ]  # fmt: skip
+    others = [threading.Thread(target=task, daemon=True) for task in busy]
+    for thread in readers:
+        thread.start()
+    time.sleep(0.2)
+    for thread in others:
+        thread.start()
+    done = mount.kill(kills)
+    mount.stop.set()
+    for thread in others:
+        thread.join(20)
+        if thread.is_alive():
+            mount.faults.append("a caller is stuck")
+    for name, folder in watches.items():
+        if name != "slow":
+            folder.rmdir()
+    for thread in readers:
+        thread.join(20)
+        if thread.is_alive():
+            mount.faults.append("a reader is stuck")
+    mount.read_slow(witnesses["slow"], watches["slow"])
+    faults = [*mount.faults, *(fault for witness in witnesses.values() for fault in witness.faults)]
+    for witness in witnesses.values():
+        if witness.name != "slow" and witness.last != mount.posted - 1 and not witness.losses:
+            faults.append(f"{witness.name}: the last was {witness.last}, not {mount.posted - 1}")
+        print(f"{witness.name}: {witness.seen} of {mount.posted}, {witness.losses} losses")
+    print(f"{mount.calls} other calls, the slowest {mount.slowest:.3f} s")
+    for fault in faults[:40]:
+        print(fault)
+    print(f"{done} kills, {len(faults)} faults")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""A process that waits to take over: the state as it is now, kept by a fork.
+
+Taking a checkpoint is a fork, which copies nothing until somebody writes; the child waits, without using a
+processor, for one of two things. If the daemon dies, it forks once more, and that child is the daemon from then on:
+the checkpoint itself stays, for the new daemon may die too before it has a checkpoint of its own. If the daemon has a
+newer checkpoint, it is dismissed. Which of two counts while one follows the other is the journal's number, and
+nothing else.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import time
+from contextlib import suppress
+from typing import Final
+
+from wqfs.fs.journal import Journal
+from wqfs.fs.supervisor import Told
+
+ATTEMPTS: Final = 20
+"""Successors that a checkpoint tries in a row, each of which died before it had a checkpoint of its own."""
+_BACK_OFF_S: Final = 0.01
+"""Before the second one; doubled each time, up to _LONGEST_S."""
+_LONGEST_S: Final = 0.5
+_OF_THE_GROUP: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_PR_SET_NAME: Final = 15
+
+
+def call_process(name: str) -> None:
+    """What ps(1) and top(1) call this process; 15 bytes at most."""
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
+
+
+class TakeOver(BaseException):
+    """Raised in the process that is the daemon now. generation: the checkpoint that it comes from."""
+
+    def __init__(self, generation: int) -> None:
+        super().__init__(generation)
+        self.generation = generation
+
+
+class Checkpoints:
+    """The checkpoints of one daemon, of which one waits at a time. journal: None where none is ever taken."""
+
+    def __init__(self, journal: Journal | None, told: Told | None) -> None:
+        self._journal = journal
+        self._told = told
+        self._dismiss = -1
+        """A descriptor of the one that waits: written to, it ends."""
+        self.waiting_fd = -1
+        """A descriptor that poll(2) calls readable when the one that waits has ended, and another one is wanted."""
+
+    def take(self) -> bool:
+        """Let a new checkpoint wait instead of the one before; returns whether one does, in the daemon. In one that
+        takes over it raises TakeOver."""
+        assert self._journal is not None
+        generation = self._journal.generation + 1
+        me = os.pidfd_open(os.getpid())
+        dismissed, dismiss = os.pipe2(os.O_CLOEXEC)
+        armed, arming = os.pipe2(os.O_CLOEXEC)
+        call_process("wqfs-checkpoint")  # so that the child is never called anything else
+        pid = os.fork()
+        if not pid:
+            if self._dismiss >= 0:
+                os.close(self._dismiss)
+            for fd in (dismiss, armed):
+                os.close(fd)
+            self._wait(generation, me, dismissed, arming)
+        call_process("wqfs")
+        for fd in (me, dismissed, arming):
+            os.close(fd)
+        waits = os.read(armed, 1)
+        os.close(armed)
+        if not waits:  # killed at once: the one before goes on waiting
+            os.close(dismiss)
+            return False
+        self._journal.turn_to(generation)
+        self.dismiss()
+        self._dismiss = dismiss
+        self.waiting_fd = os.pidfd_open(pid)
+        return True
+
+    def dismiss(self) -> None:
+        """Let nobody take over: there is a newer one, or the mount ends."""
+        fd, self._dismiss = self._dismiss, -1
+        if fd >= 0:
+            with suppress(OSError):
+                os.write(fd, b".")
+            os.close(fd)
+        if self.waiting_fd >= 0:
+            os.close(self.waiting_fd)
+            self.waiting_fd = -1
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass  # checkpoints that have gone
+
+    # -- in the checkpoint
+
+    def _wait(self, generation: int, daemon: int, dismissed: int, arming: int) -> None:
+        """Until dismissed, or until the daemon dies: then raises TakeOver in a new process. What ends the daemon's
+        process group is for the daemon alone: blocked before the fork, and forgotten here."""
+        assert self._journal is not None
+        for number in _OF_THE_GROUP:
+            signal.signal(number, signal.SIG_IGN)
+        with suppress(BrokenPipeError):  # the daemon is dead already
+            os.write(arming, b".")
+        os.close(arming)
+        pid = 0  # of the daemon, where that is a child of this process
+        for attempt in range(ATTEMPTS):
+            if not _dies(daemon, dismissed):
+                os._exit(0)
+            os.close(daemon)
+            os.close(dismissed)
+            if pid and self._told is not None:
+                self._told.has_died(pid, os.waitpid(pid, 0)[1])
+            if self._journal.generation != generation:
+                os._exit(0)  # a newer one waits
+            if attempt:
+                time.sleep(min(_BACK_OFF_S * 2 ** (attempt - 1), _LONGEST_S))
+            dismissed, dismiss = os.pipe2(os.O_CLOEXEC)
+            pid = os.fork()
+            if not pid:
+                os.close(dismissed)
+                self._dismiss = dismiss
+                self.waiting_fd = -1
+                call_process("wqfs")
+                for number in _OF_THE_GROUP:
+                    signal.signal(number, signal.SIG_DFL)
+                raise TakeOver(generation)
+            os.close(dismiss)
+            daemon = os.pidfd_open(pid)
+        os._exit(1)
+
+
+def _dies(daemon: int, dismissed: int) -> bool:
+    """Wait: True when the daemon has died, False when the checkpoint is dismissed."""
+    poll = select.poll()
+    poll.register(daemon, select.POLLIN)
+    poll.register(dismissed, select.POLLIN)
+    while True:
+        ready = dict(poll.poll())
+        if daemon in ready:
+            return True
+        if os.read(dismissed, 1) == b".":
+            return False
+        poll.unregister(dismissed)  # its end comes a moment before that of the process

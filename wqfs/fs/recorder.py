@@ -1,0 +1,333 @@
+"""Exactly once, though the daemon may be killed at any moment.
+
+The core is a function of what comes in, so what came in is noted (journal), after it was carried out and before
+anybody is answered: a reply that the kernel has is one whose cause is noted, and a cause that is not noted has had
+no effect outside of the process. A successor has the state of the last checkpoint, carries out again what was noted
+after it, with the same times, and asks the kernel to send again all that it got no answer to (FUSE_NOTIFY_RESEND).
+Those come with bit 63 of `unique` set, and are one of three:
+
+- what waits, as far as the journal knows: it goes on waiting under its new number;
+- what is answered, as far as the journal knows: it gets that answer, the same records, again;
+- what the journal does not know: it has not happened, and happens now.
+
+Names are pyfuse3's: what one of them changed is noted when it is changed, and its reply when it leaves. A change
+whose reply never left is left out when things are done again, for its request comes again.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import struct
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from wqfs.abi import fuse, ioctls
+from wqfs.fs.channel import Channel
+from wqfs.fs.filesystem import Filesystem, Note
+from wqfs.fs.handles.calls import CallsHandle
+from wqfs.fs.handles.text import LogHandle, TextHandle
+from wqfs.fs.journal import Entry, Journal
+
+log = logging.getLogger(__name__)
+
+MESSAGE, MEMORY_MESSAGE, NAME, REPLY, COLLECT, END_WAITS, HANG_UP = range(1, 8)
+_RESEND: Final = fuse.FUSE_UNIQUE_RESEND
+_U64 = struct.Struct("=Q")
+_U32 = struct.Struct("=I")
+_NAME_OPCODES: Final = {"mkdir": fuse.MKDIR, "rmdir": fuse.RMDIR, "open": fuse.OPEN, "truncate": fuse.SETATTR}
+_NO_REPLY: Final = (fuse.FORGET, fuse.BATCH_FORGET)
+_READS_NOTHING: Final = (TextHandle, LogHandle, CallsHandle)
+"""Handles whose reads change nothing."""
+
+
+class Clock:
+    """The time of one mount: it stands still while something is carried out, so that this can be done again."""
+
+    def __init__(self) -> None:
+        self.now_ns = time.time_ns()
+
+    def __call__(self) -> int:
+        return self.now_ns
+
+    def tick(self) -> None:
+        self.now_ns = time.time_ns()
+
+
+class Recorder(Note):
+    """Between the device and the channel of one mount.
+
+    send: to the kernel; forward: to pyfuse3; drain: takes all replies that pyfuse3 has written, each through
+    `replied`. They are the device's, and change when a successor takes over.
+    """
+
+    def __init__(self, journal: Journal, clock: Clock) -> None:
+        self.journal = journal
+        self.clock = clock
+        self.send: Callable[[bytes], object]
+        self.forward: Callable[[bytes], object]
+        self.drain: Callable[[], object]
+        self.channel: Channel
+        self.filesystem: Filesystem
+        self.init_message = b""
+        """The kernel's greeting: it comes once, and a successor's pyfuse3 wants one too."""
+        self.poll_handles: dict[int, int] = {}
+        """fh -> the kernel's `kh`, of files that were ever polled."""
+        self._held: list[bytes] = []
+        self._memory: list[bytes | int] = []
+        self._replaying = False
+        self._asked: dict[int, int] = {}
+        """Requests that pyfuse3 has not answered yet, in their order: unique -> opcode."""
+        self._changed_by = 0
+        """The request whose change is noted, and whose reply is not yet."""
+        self._answers: dict[int, bytes] = {}
+        self._resent: set[int] = set()
+        """Requests that wait here under the number that they had, and that the kernel has sent again: they keep their
+        place among those that wait, and are answered under the new one."""
+
+    # -- outlets of the channel
+
+    def hold(self, message: bytes) -> None:
+        """The channel's `send`: nothing leaves before it is noted why."""
+        if self._resent:
+            size, error, unique = fuse.OUT_HEADER.unpack_from(message)
+            if unique in self._resent:
+                self._resent.discard(unique)
+                message = fuse.OUT_HEADER.pack(size, error, unique | _RESEND) + message[fuse.OUT_HEADER.size :]
+        self._held.append(message)
+
+    def pass_on(self, message: bytes) -> None:
+        """The channel's `forward`."""
+        _, opcode, unique = fuse.START.unpack_from(message)
+        if opcode not in _NO_REPLY:
+            self._asked[unique] = opcode
+        if opcode == fuse.INIT:
+            self.init_message = message
+        self.forward(message)
+
+    def _flush(self) -> None:
+        held = self._held
+        if held:
+            self._held = []
+            for message in held:
+                self.send(message)
+
+    @property
+    def can_ask_again(self) -> bool:
+        """Whether the kernel can send again what it got no answer to."""
+        return bool(fuse.INIT_IN_FLAGS2.unpack_from(self.init_message)[0] & fuse.FUSE_HAS_RESEND)
+
+    # -- what comes in
+
+    @property
+    def may_fork(self) -> bool:
+        """Whether no name is between its change and its reply."""
+        return not self._changed_by
+
+    def receive(self, message: memoryview, size: int) -> None:
+        """As Channel.receive, noted."""
+        _, opcode, unique = fuse.START.unpack_from(message)
+        self.clock.tick()
+        if unique & _RESEND and self._came_again(unique):
+            return
+        if opcode == fuse.INTERRUPT:
+            _use_old_number(message, self._resent)
+        self.channel.receive(message, size)
+        if opcode in self.channel.served and self._did_something(opcode, unique, message):
+            if self._memory:
+                read, self._memory = pickle.dumps(self._memory), []
+                noted = _U32.pack(len(read)) + read + message[:size]
+                self.journal.append(MEMORY_MESSAGE, self.clock.now_ns, noted)
+            else:
+                self.journal.append(MESSAGE, self.clock.now_ns, message[:size])
+        self._flush()
+
+    def _did_something(self, opcode: int, unique: int, message: memoryview) -> bool:
+        """Whether anything has to be done again: not for what changed nothing, which is most of what is asked often."""
+        if opcode == fuse.READ:
+            handle = self.channel.handles.get(fuse.READ_IN.unpack_from(message)[1])
+            if handle is None or isinstance(handle, _READS_NOTHING):
+                return False
+            return unique in self.channel.waiting or not _is_refusal(self._held)
+        if opcode == fuse.POLL:
+            _, fh, kh, flags = fuse.POLL_IN.unpack_from(message)
+            self.poll_handles[fh] = kh
+            return bool(flags & fuse.FUSE_POLL_SCHEDULE_NOTIFY)
+        if opcode == fuse.INTERRUPT:
+            return bool(self._held)
+        if opcode == fuse.IOCTL:
+            return bool(fuse.IOCTL_IN.unpack_from(message)[3] != ioctls.WQFS_IOC_QUEUED)
+        if opcode == fuse.RELEASE:
+            self.poll_handles.pop(fuse.RELEASE_IN.unpack_from(message)[1], None)
+        return True
+
+    def read_memory(self, real: Callable[[int, int, int], bytes]) -> Callable[[int, int, int], bytes]:
+        """`real`, with what it gave noted beside the request that asked."""
+
+        def read(pid: int, address: int, size: int) -> bytes:
+            if self._replaying:
+                noted = self._memory.pop(0)
+                if isinstance(noted, int):
+                    raise OSError(noted, "as before")
+                return noted
+            try:
+                data = real(pid, address, size)
+            except OSError as error:
+                self._memory.append(error.errno or 0)
+                raise
+            self._memory.append(data)
+            return data
+
+        return read
+
+    # -- what else happens
+
+    def name_changed(self, change: tuple[Any, ...]) -> None:
+        """A name made a change: ("mkdir", name, uid, gid), ("rmdir", name), ("open", node, flags, caller),
+        ("truncate", node, fh). Called after it was carried out."""
+        if self._replaying:
+            return
+        # Replies of names before this one may still be in the socket; then the oldest request is this one.
+        self.drain()
+        opcode = _NAME_OPCODES[change[0]]
+        unique = next((asked for asked, kind in self._asked.items() if kind == opcode), 0)
+        self._changed_by = unique
+        self.journal.append(NAME, self.clock.now_ns, pickle.dumps((unique, change)))
+        self._flush()
+
+    def replied(self, reply: bytes) -> None:
+        """A reply of pyfuse3 leaves for the kernel."""
+        unique = fuse.OUT_HEADER.unpack_from(reply)[2]
+        self._asked.pop(unique, None)
+        reply = self.channel.answered(reply)
+        if unique == self._changed_by:
+            self._changed_by = 0
+            self.journal.append(REPLY, self.clock.now_ns, reply)
+        self.send(reply)
+        if self.channel.ready:
+            self.channel.wake()
+            self._flush()
+
+    def collected(self, due: bool) -> None:
+        """The keys' time was looked at; due: and something was to be done."""
+        if due and not self._replaying:
+            self.journal.append(COLLECT, self.clock.now_ns, b"")
+
+    def end_waits(self, uniques: Iterable[int], number: int) -> None:
+        """End waiting reads with the errno `number`."""
+        ended = list(uniques)
+        self._end_waits(ended, number)
+        if not self._replaying:
+            self.journal.append(END_WAITS, self.clock.now_ns, pickle.dumps((ended, number)))
+            self._flush()
+
+    def _end_waits(self, uniques: Iterable[int], number: int) -> None:
+        for unique in uniques:
+            self.channel.end_wait(unique, number)
+
+    def hung_up(self) -> None:
+        """The filesystem has hung up."""
+        if not self._replaying:
+            self.journal.append(HANG_UP, self.clock.now_ns, b"")
+            self._flush()
+
+    def flush(self) -> None:
+        """Let what the channel has said leave, where nothing has to be noted for it."""
+        if not self._replaying:
+            self._flush()
+
+    # -- a successor
+
+    def catch_up(self, generation: int) -> int:
+        """Carry out again what was noted after checkpoint `generation`; returns how many entries that were.
+
+        Then what was answered last is known, should the kernel ask for it again.
+        """
+        self.journal.go_on(generation)
+        entries = list(self.journal.entries(generation))
+        left_out = _unanswered_name(entries)
+        self._replaying = True
+        self._held, self._memory = [], []
+        logging.disable(logging.CRITICAL)
+        try:
+            for at, entry in enumerate(entries):
+                self._held = []
+                self.clock.now_ns = entry.now_ns
+                if at != left_out:
+                    self._again(entry)
+                if self.channel.ready:
+                    self.channel.wake()
+        finally:
+            logging.disable(logging.NOTSET)
+            self._replaying = False
+        # One thing at a time is noted and then answered: only the last one's answers can be missing.
+        self._answers = {fuse.OUT_HEADER.unpack_from(reply)[2]: reply for reply in self._held}
+        self._answers.pop(0, None)  # notifications
+        if entries and entries[-1].kind == REPLY:
+            reply = entries[-1].payload
+            self._answers[fuse.OUT_HEADER.unpack_from(reply)[2]] = reply
+        self._held, self._memory = [], []
+        self._asked.clear()
+        self._changed_by = 0
+        self.channel.forget_asked()
+        return len(entries)
+
+    def _again(self, entry: Entry) -> None:
+        payload = entry.payload
+        if entry.kind == MEMORY_MESSAGE:
+            (size,) = _U32.unpack_from(payload)
+            self._memory = pickle.loads(payload[4 : 4 + size])
+            payload = payload[4 + size :]
+        if entry.kind in (MESSAGE, MEMORY_MESSAGE):
+            self.channel.receive(memoryview(bytearray(payload)), len(payload))
+        elif entry.kind == NAME:
+            self.filesystem.change_name_again(pickle.loads(payload)[1])
+        elif entry.kind == COLLECT:
+            self.filesystem.system.collect(self.filesystem.now_ns())
+        elif entry.kind == END_WAITS:
+            self._end_waits(*pickle.loads(payload))
+        elif entry.kind == HANG_UP:
+            self.filesystem.hang_up()
+
+    def wake_pollers(self) -> None:
+        """Tell every file that was ever polled to look again: a notification may have been lost."""
+        for fh, kh in self.poll_handles.items():
+            if fh in self.channel.handles:
+                self.send(fuse.NOTIFY_POLL_OUT.pack(fuse.NOTIFY_POLL_OUT.size, fuse.NOTIFY_POLL, 0, kh))
+
+    def _came_again(self, unique: int) -> bool:
+        """A request that came before; whether it is done with, or waits."""
+        before = unique & ~_RESEND
+        for known in (unique, before):
+            if known in self.channel.waiting:
+                if known != unique:
+                    self._resent.add(known)
+                return True
+            answer = self._answers.pop(known, None)
+            if answer is not None:
+                size, error, _ = fuse.OUT_HEADER.unpack_from(answer)
+                self.send(fuse.OUT_HEADER.pack(size, error, unique) + answer[fuse.OUT_HEADER.size :])
+                return True
+        return False
+
+
+def _use_old_number(message: memoryview, resent: set[int]) -> None:
+    """Let an interrupt name a request that was sent again as it is known here."""
+    (unique,) = fuse.INTERRUPT_IN.unpack_from(message)
+    if unique & ~_RESEND in resent:
+        _U64.pack_into(message, fuse.IN_HEADER.size, unique & ~_RESEND)
+
+
+def _is_refusal(held: list[bytes]) -> bool:
+    return len(held) == 1 and fuse.OUT_HEADER.unpack_from(held[0])[1] < 0
+
+
+def _unanswered_name(entries: list[Entry]) -> int:
+    """Where the change of a name stands whose reply is not among what follows; -1 if there is none."""
+    for at in range(len(entries) - 1, -1, -1):
+        if entries[at].kind == REPLY:
+            return -1
+        if entries[at].kind == NAME:
+            return at
+    return -1

@@ -1,0 +1,181 @@
+"""The process that outlives the daemon: it holds /dev/fuse, and says who died of what.
+
+It starts the daemon and waits. A daemon that dies has left a checkpoint, which takes over by itself (checkpoint); the
+supervisor hears of it, and passes orders to stop on to it from then on. It gives up, and unmounts, when there is nobody
+left to take over: the checkpoint was killed too, or it gave up on successors that died before they served.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import select
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from typing import Final
+
+from wqfs.fs import mounting
+
+log = logging.getLogger(__name__)
+
+_SUCCESSOR_S: Final = 10.0
+_SET_CHILD_SUBREAPER: Final = 36
+
+
+class Told:
+    """The daemon's end of the pipe on which it tells its supervisor: a line each, whole."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def is_daemon(self) -> None:
+        """This process is the daemon now."""
+        self._say(f"pid {os.getpid()}")
+
+    def has_started(self) -> None:
+        """The mount answers."""
+        self._say("started 0")
+
+    def has_died(self, pid: int, status: int) -> None:
+        """A daemon died that was a child of this checkpoint; status: as of waitpid(2)."""
+        self._say(f"died {pid}:{status}")
+
+    def has_ended(self, code: int) -> None:
+        """The mount has ended in good order; this process is about to, with that exit code."""
+        self._say(f"ended {code}")
+
+    def _say(self, line: str) -> None:
+        with suppress(OSError):
+            os.write(self._fd, line.encode() + b"\n")
+
+
+def supervise(
+    mountpoint: str,
+    daemon: Callable[[Told], int],
+    stop_signals: Collection[signal.Signals],
+    on_started: Callable[[], object],
+) -> int:
+    """Run `daemon` in a child process, and those that follow it, until the mount ends; returns the exit code.
+
+    stop_signals: blocked by the caller; they go to the daemon. on_started: called when the first daemon's mount
+    answers.
+    """
+    ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    hears, tells = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if not pid:
+        os.close(hears)
+        code = 2
+        try:
+            told = Told(tells)
+            code = daemon(told)
+            told.has_ended(code)
+        finally:
+            os._exit(code)
+    os.close(tells)
+    return _Supervisor(mountpoint, pid, hears, on_started).wait(stop_signals)
+
+
+class _Supervisor:
+    def __init__(self, mountpoint: str, pid: int, hears: int, on_started: Callable[[], object]) -> None:
+        self._mountpoint = mountpoint
+        self._daemon = pid
+        self._hears = hears
+        self._on_started = on_started
+        self._rest = b""
+        self._ended: int | None = None
+        self._followed: set[int] = set()
+        """Daemons whose successor has said that it is the daemon, and whose death has not been seen yet."""
+        self._got: deque[int] = deque()
+
+    def wait(self, stop_signals: Collection[signal.Signals]) -> int:
+        os.set_blocking(self._hears, False)
+        woken, wake = socket.socketpair()
+        for end in (woken, wake):
+            end.setblocking(False)
+        signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+        for number in (*stop_signals, signal.SIGCHLD):
+            signal.signal(number, lambda number, frame: self._got.append(number))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*stop_signals, signal.SIGCHLD})
+        poll = select.poll()
+        poll.register(self._hears, select.POLLIN)
+        poll.register(woken, select.POLLIN)
+        while True:
+            ready = dict(poll.poll())
+            if woken.fileno() in ready:
+                with suppress(BlockingIOError):
+                    woken.recv(4096)
+            if ready.get(self._hears, 0) & select.POLLHUP and not ready[self._hears] & select.POLLIN:
+                poll.unregister(self._hears)  # nobody is left who could tell anything
+            self._hear()
+            while self._got:
+                order = self._got.popleft()
+                if order != signal.SIGCHLD:
+                    with suppress(ProcessLookupError):
+                        os.kill(self._daemon, order)
+            code = self._reap()
+            if code is not None:
+                return code
+
+    def _hear(self) -> None:
+        """What daemons have told."""
+        with suppress(BlockingIOError):
+            self._rest += os.read(self._hears, 65536)
+        *lines, self._rest = self._rest.split(b"\n")
+        for line in lines:
+            what, number = line.split()
+            if what == b"pid":
+                self._followed.add(self._daemon)
+                self._daemon = int(number)
+            elif what == b"died":
+                pid, status = map(int, number.split(b":"))
+                self._died(pid, os.waitstatus_to_exitcode(status))
+            elif what == b"started":
+                self._on_started()
+            else:
+                self._ended = int(number)
+
+    def _reap(self) -> int | None:
+        """The exit code when it is over, else None."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return self._ended if self._ended is not None else self._give_up("nobody is left to take over")
+            if not pid:
+                return None
+            self._hear()
+            if self._ended is not None:
+                continue  # until nobody is left
+            if pid == self._daemon or pid in self._followed:
+                self._died(pid, os.waitstatus_to_exitcode(status))
+                if pid == self._daemon and not self._has_successor(pid):
+                    return self._give_up("nobody took over")
+                self._followed.discard(pid)
+
+    def _died(self, pid: int, code: int) -> None:
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        log.warning("%s: the daemon (pid %d) %s; its successor takes over", self._mountpoint, pid, how)
+
+    def _has_successor(self, dead: int) -> bool:
+        """Wait until somebody else says that it is the daemon."""
+        deadline = time.monotonic() + _SUCCESSOR_S
+        poll = select.poll()
+        poll.register(self._hears, select.POLLIN)
+        while self._daemon == dead and (left := deadline - time.monotonic()) > 0:
+            if any(events == select.POLLHUP for _, events in poll.poll(left * 1000)):
+                return False
+            self._hear()
+        return self._daemon != dead
+
+    def _give_up(self, why: str) -> int:
+        log.error("%s: %s; unmounted, its users find it gone", self._mountpoint, why)
+        with suppress(ProcessLookupError):
+            os.kill(self._daemon, signal.SIGKILL)
+        mounting.unmount(self._mountpoint, lazy=True)
+        return 2
