@@ -222,6 +222,13 @@ class Channel:
 
     # -- who waits
 
+    def forget_waits(self) -> None:
+        """Nobody waits: those who did ask again."""
+        for source in set(self.waiting.values()):
+            source.waiters.clear()
+            source.arm()
+        self.waiting.clear()
+
     def forget_asked(self) -> None:
         """Nothing is asked of pyfuse3: it is another one now."""
         self._opening.clear()

@@ -4,11 +4,10 @@ The core is a function of what comes in, so what came in is noted (journal), aft
 anybody is answered: a reply that the kernel has is one whose cause is noted, and a cause that is not noted has had
 no effect outside of the process. A successor has the state of the last checkpoint, carries out again what was noted
 after it, with the same times, and asks the kernel to send again all that it got no answer to (FUSE_NOTIFY_RESEND).
-Those come with bit 63 of `unique` set, and are one of three:
+Those come with bit 63 of `unique` set, and are one of two:
 
-- what waits, as far as the journal knows: it goes on waiting under its new number;
 - what is answered, as far as the journal knows: it gets that answer, the same records, again;
-- what the journal does not know: it has not happened, and happens now.
+- what is not: it waited, and waits again, or it has not happened, and happens now.
 
 Names are pyfuse3's: what one of them changed is noted when it is changed, and its reply when it leaves. A change
 whose reply never left is left out when things are done again, for its request comes again.
@@ -34,10 +33,11 @@ log = logging.getLogger(__name__)
 
 MESSAGE, MEMORY_MESSAGE, NAME, REPLY, COLLECT, END_WAITS, HANG_UP = range(1, 8)
 _RESEND: Final = fuse.FUSE_UNIQUE_RESEND
-_U64 = struct.Struct("=Q")
 _U32 = struct.Struct("=I")
 _NAME_OPCODES: Final = {"mkdir": fuse.MKDIR, "rmdir": fuse.RMDIR, "open": fuse.OPEN, "truncate": fuse.SETATTR}
 _NO_REPLY: Final = (fuse.FORGET, fuse.BATCH_FORGET)
+_ANSWERS: Final = 100_000
+"""Answers of those before that are kept: far more than one entry can have, those to all that wait."""
 _READS_NOTHING: Final = (TextHandle, LogHandle, CallsHandle)
 """Handles whose reads change nothing."""
 
@@ -82,19 +82,11 @@ class Recorder(Note):
         self._changed_by = 0
         """The request whose change is noted, and whose reply is not yet."""
         self._answers: dict[int, bytes] = {}
-        self._resent: set[int] = set()
-        """Requests that wait here under the number that they had, and that the kernel has sent again: they keep their
-        place among those that wait, and are answered under the new one."""
 
     # -- outlets of the channel
 
     def hold(self, message: bytes) -> None:
         """The channel's `send`: nothing leaves before it is noted why."""
-        if self._resent:
-            size, error, unique = fuse.OUT_HEADER.unpack_from(message)
-            if unique in self._resent:
-                self._resent.discard(unique)
-                message = fuse.OUT_HEADER.pack(size, error, unique | _RESEND) + message[fuse.OUT_HEADER.size :]
         self._held.append(message)
 
     def pass_on(self, message: bytes) -> None:
@@ -131,8 +123,6 @@ class Recorder(Note):
         self.clock.tick()
         if unique & _RESEND and self._came_again(unique):
             return
-        if opcode == fuse.INTERRUPT:
-            _use_old_number(message, self._resent)
         self.channel.receive(message, size)
         if opcode in self.channel.served and self._did_something(opcode, unique, message):
             if self._memory:
@@ -261,16 +251,21 @@ class Recorder(Note):
         finally:
             logging.disable(logging.NOTSET)
             self._replaying = False
-        # One thing at a time is noted and then answered: only the last one's answers can be missing.
-        self._answers = {fuse.OUT_HEADER.unpack_from(reply)[2]: reply for reply in self._held}
-        self._answers.pop(0, None)  # notifications
-        if entries and entries[-1].kind == REPLY:
-            reply = entries[-1].payload
-            self._answers[fuse.OUT_HEADER.unpack_from(reply)[2]] = reply
+        # One thing at a time is noted and then answered: only the last one's answers can be missing. Those that
+        # the daemon before knew of stay: it may have died before the kernel asked for them.
+        last = [entries[-1].payload] if entries and entries[-1].kind == REPLY else self._held
+        for reply in last:
+            unique = fuse.OUT_HEADER.unpack_from(reply)[2]
+            if unique:  # else a notification
+                self._answers[unique] = reply
+        while len(self._answers) > _ANSWERS:
+            del self._answers[next(iter(self._answers))]
         self._held, self._memory = [], []
         self._asked.clear()
         self._changed_by = 0
         self.channel.forget_asked()
+        # Whoever waits comes again, and until then the kernel takes no answer for them.
+        self.channel.forget_waits()
         return len(entries)
 
     def _again(self, entry: Entry) -> None:
@@ -297,26 +292,15 @@ class Recorder(Note):
                 self.send(fuse.NOTIFY_POLL_OUT.pack(fuse.NOTIFY_POLL_OUT.size, fuse.NOTIFY_POLL, 0, kh))
 
     def _came_again(self, unique: int) -> bool:
-        """A request that came before; whether it is done with, or waits."""
+        """A request that came before; whether it was carried out then, and has its answer now."""
         before = unique & ~_RESEND
         for known in (unique, before):
-            if known in self.channel.waiting:
-                if known != unique:
-                    self._resent.add(known)
-                return True
             answer = self._answers.pop(known, None)
             if answer is not None:
                 size, error, _ = fuse.OUT_HEADER.unpack_from(answer)
                 self.send(fuse.OUT_HEADER.pack(size, error, unique) + answer[fuse.OUT_HEADER.size :])
                 return True
         return False
-
-
-def _use_old_number(message: memoryview, resent: set[int]) -> None:
-    """Let an interrupt name a request that was sent again as it is known here."""
-    (unique,) = fuse.INTERRUPT_IN.unpack_from(message)
-    if unique & ~_RESEND in resent:
-        _U64.pack_into(message, fuse.IN_HEADER.size, unique & ~_RESEND)
 
 
 def _is_refusal(held: list[bytes]) -> bool:
