@@ -172,6 +172,13 @@ class Wqfs(Mounted):
         return {pair[0]: int(pair[1]) for pair in words if len(pair) == 2 and pair[1].isdigit()}
 
 
+class Survive(Wqfs):
+    """As wqfs, but a successor takes over when the daemon dies."""
+
+    name = "survive"
+    title = "mount_wqfs.py -o survive"
+
+
 def make(name: str, keeper: Keeper, folder: Path) -> Server:
     """One of NAMES, not started; the C peer is expected compiled in `folder`."""
     if name == Pipe.name:
@@ -182,9 +189,11 @@ def make(name: str, keeper: Keeper, folder: Path) -> Server:
     if name == Pyfuse3.name:
         return Pyfuse3(keeper, folder, [sys.executable, "-m", "bench.peer_pyfuse3", "DIR"])
     mount = str(TREE / "mount_wqfs.py")
+    if name == Survive.name:
+        return Survive(keeper, folder, [sys.executable, mount, "DIR", "-f", "-o", f"survive,{WQFS_OPTIONS}"])
     return Wqfs(keeper, folder, [sys.executable, mount, "DIR", "-f", "-o", WQFS_OPTIONS])
 
 
-KINDS: tuple[type[Server], ...] = (Wqfs, LowLevel, Pyfuse3, Pipe)
+KINDS: tuple[type[Server], ...] = (Wqfs, Survive, LowLevel, Pyfuse3, Pipe)
 NAMES = tuple(kind.name for kind in KINDS)
 TITLES = {kind.name: kind.title for kind in KINDS}

@@ -20,7 +20,7 @@ import errno
 import logging
 import os
 import struct
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Final
 
 from wqfs.abi import fuse
@@ -214,11 +214,6 @@ class Channel:
                 handle.release()
         finally:
             self._error(unique, 0)
-
-    @property
-    def served(self) -> Collection[int]:
-        """The opcodes that are answered here; all others are pyfuse3's."""
-        return self._serve.keys()
 
     # -- who waits
 

@@ -34,6 +34,11 @@ log = logging.getLogger(__name__)
 MESSAGE, MEMORY_MESSAGE, NAME, REPLY, COLLECT, END_WAITS, HANG_UP = range(1, 8)
 _RESEND: Final = fuse.FUSE_UNIQUE_RESEND
 _U32 = struct.Struct("=I")
+# What every request needs.
+_START = fuse.START.unpack_from
+_READ_IN = fuse.READ_IN.unpack_from
+_OUT = fuse.OUT_HEADER.unpack_from
+_time_ns = time.time_ns
 _NAME_OPCODES: Final = {"mkdir": fuse.MKDIR, "rmdir": fuse.RMDIR, "open": fuse.OPEN, "truncate": fuse.SETATTR}
 _NO_REPLY: Final = (fuse.FORGET, fuse.BATCH_FORGET)
 _ANSWERS: Final = 100_000
@@ -82,6 +87,14 @@ class Recorder(Note):
         self._changed_by = 0
         """The request whose change is noted, and whose reply is not yet."""
         self._answers: dict[int, bytes] = {}
+        self._did_something: dict[int, Callable[[int, memoryview, list[bytes]], bool]] = {
+            fuse.READ: self._read_something,
+            fuse.WRITE: lambda unique, message, held: True,
+            fuse.POLL: self._polled,
+            fuse.IOCTL: self._controlled,
+            fuse.INTERRUPT: lambda unique, message, held: bool(held),
+            fuse.RELEASE: self._released,
+        }
 
     # -- outlets of the channel
 
@@ -119,37 +132,46 @@ class Recorder(Note):
 
     def receive(self, message: memoryview, size: int) -> None:
         """As Channel.receive, noted."""
-        _, opcode, unique = fuse.START.unpack_from(message)
-        self.clock.tick()
-        if unique & _RESEND and self._came_again(unique):
+        _, opcode, unique = _START(message)
+        clock = self.clock
+        clock.now_ns = _time_ns()
+        if unique >= _RESEND and self._came_again(unique):
             return
         self.channel.receive(message, size)
-        if opcode in self.channel.served and self._did_something(opcode, unique, message):
+        held = self._held
+        did_something = self._did_something.get(opcode)
+        if did_something is not None and did_something(unique, message, held):
             if self._memory:
                 read, self._memory = pickle.dumps(self._memory), []
                 noted = _U32.pack(len(read)) + read + message[:size]
-                self.journal.append(MEMORY_MESSAGE, self.clock.now_ns, noted)
+                self.journal.append(MEMORY_MESSAGE, clock.now_ns, noted)
             else:
-                self.journal.append(MESSAGE, self.clock.now_ns, message[:size])
-        self._flush()
+                self.journal.append(MESSAGE, clock.now_ns, message[:size])
+        if held:
+            self._held = []
+            for reply in held:
+                self.send(reply)
 
-    def _did_something(self, opcode: int, unique: int, message: memoryview) -> bool:
-        """Whether anything has to be done again: not for what changed nothing, which is most of what is asked often."""
-        if opcode == fuse.READ:
-            handle = self.channel.handles.get(fuse.READ_IN.unpack_from(message)[1])
-            if handle is None or isinstance(handle, _READS_NOTHING):
+    # Whether anything has to be done again: not for what changed nothing, which is most of what is asked often.
+
+    def _read_something(self, unique: int, message: memoryview, held: list[bytes]) -> bool:
+        if held:
+            if _OUT(held[0])[1] < 0:
                 return False
-            return unique in self.channel.waiting or not _is_refusal(self._held)
-        if opcode == fuse.POLL:
-            _, fh, kh, flags = fuse.POLL_IN.unpack_from(message)
-            self.poll_handles[fh] = kh
-            return bool(flags & fuse.FUSE_POLL_SCHEDULE_NOTIFY)
-        if opcode == fuse.INTERRUPT:
-            return bool(self._held)
-        if opcode == fuse.IOCTL:
-            return bool(fuse.IOCTL_IN.unpack_from(message)[3] != ioctls.WQFS_IOC_QUEUED)
-        if opcode == fuse.RELEASE:
-            self.poll_handles.pop(fuse.RELEASE_IN.unpack_from(message)[1], None)
+        elif unique not in self.channel.waiting:
+            return False
+        return not isinstance(self.channel.handles.get(_READ_IN(message)[1]), _READS_NOTHING)
+
+    def _polled(self, unique: int, message: memoryview, held: list[bytes]) -> bool:
+        _, fh, kh, flags = fuse.POLL_IN.unpack_from(message)
+        self.poll_handles[fh] = kh
+        return bool(flags & fuse.FUSE_POLL_SCHEDULE_NOTIFY)
+
+    def _controlled(self, unique: int, message: memoryview, held: list[bytes]) -> bool:
+        return bool(fuse.IOCTL_IN.unpack_from(message)[3] != ioctls.WQFS_IOC_QUEUED)
+
+    def _released(self, unique: int, message: memoryview, held: list[bytes]) -> bool:
+        self.poll_handles.pop(fuse.RELEASE_IN.unpack_from(message)[1], None)
         return True
 
     def read_memory(self, real: Callable[[int, int, int], bytes]) -> Callable[[int, int, int], bytes]:
@@ -301,10 +323,6 @@ class Recorder(Note):
                 self.send(fuse.OUT_HEADER.pack(size, error, unique) + answer[fuse.OUT_HEADER.size :])
                 return True
         return False
-
-
-def _is_refusal(held: list[bytes]) -> bool:
-    return len(held) == 1 and fuse.OUT_HEADER.unpack_from(held[0])[1] < 0
 
 
 def _unanswered_name(entries: list[Entry]) -> int:

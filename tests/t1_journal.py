@@ -1,0 +1,234 @@
+"""The journal of what a successor does again (wqfs.fs.journal), and that doing it again gives the same."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable
+
+import pytest
+
+from wqfs.abi import fuse
+from wqfs.fs.filesystem import Filesystem
+from wqfs.fs.journal import FULL, SIZE, Entry, Journal
+from wqfs.fs.options import Options
+from wqfs.fs.recorder import Clock, Recorder
+
+OPEN_READ, OPEN_WRITE = os.O_RDONLY, os.O_WRONLY
+ME = (0, 0, 7)
+
+
+def test_entries_come_back_as_they_were() -> None:
+    journal = Journal()
+    journal.turn_to(1)
+    journal.append(3, 77, b"one")
+    journal.append(4, 78, b"")
+    journal.append(5, 79, memoryview(b"three"))
+    assert list(journal.entries(1)) == [Entry(3, 77, b"one"), Entry(4, 78, b""), Entry(5, 79, b"three")]
+
+
+def test_turning_to_the_next_checkpoint_leaves_the_one_before_whole() -> None:
+    journal = Journal()
+    journal.turn_to(1)
+    journal.append(1, 0, b"old")
+    journal.turn_to(2)
+    journal.append(1, 0, b"new")
+    assert journal.generation == 2
+    assert [entry.payload for entry in journal.entries(2)] == [b"new"]
+    assert [entry.payload for entry in journal.entries(1)] == [b"old"]
+    journal.turn_to(3)
+    assert list(journal.entries(3)) == []
+
+
+def test_successor_goes_on_after_what_is_there() -> None:
+    journal = Journal()
+    journal.turn_to(1)
+    journal.append(1, 0, b"one")
+    seen_by_the_next = Journal.__new__(Journal)
+    seen_by_the_next._memory = journal._memory
+    seen_by_the_next.go_on(1)
+    seen_by_the_next.append(1, 0, b"two")
+    assert [entry.payload for entry in journal.entries(1)] == [b"one", b"two"]
+
+
+def test_full_leaves_room_for_what_cannot_wait() -> None:
+    journal = Journal()
+    journal.turn_to(1)
+    while not journal.is_full:
+        journal.append(1, 0, bytes(100_000))
+    for _ in range(4):
+        journal.append(1, 0, bytes(200_000))
+    assert FULL < SIZE
+    with pytest.raises(OverflowError):
+        journal.append(1, 0, bytes(SIZE))
+
+
+def test_writer_killed_within_an_entry_leaves_none() -> None:
+    journal = Journal()
+    journal.turn_to(1)
+    journal.append(1, 0, b"whole")
+    pid = os.fork()
+    if not pid:
+        # All but the length: as far as a writer may get.
+        journal._memory[os.sysconf("SC_PAGESIZE") + SIZE + 21 : os.sysconf("SC_PAGESIZE") + SIZE + 40] = bytes(19)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert [entry.payload for entry in journal.entries(1)] == [b"whole"]
+
+
+class Machine:
+    """A filesystem with a recorder, driven by FUSE messages, without a kernel."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.recorder = Recorder(Journal(), Clock())
+        from wqfs.fs.channel import Channel
+
+        recorder = self.recorder
+        recorder.send = self.sent.append
+        recorder.forward = lambda message: None
+        recorder.drain = lambda: None
+        recorder.channel = Channel(recorder.hold, recorder.pass_on)
+        recorder.filesystem = self.filesystem = Filesystem(Options(), 0, 0, lambda *_: b"", recorder.clock)
+        self.filesystem.note = recorder
+        self.filesystem.channel = recorder.channel
+        recorder.journal.turn_to(1)
+        self._unique = 0
+
+    def ask(self, opcode: int, body: bytes, *, again: int = 0) -> int:
+        """Send a request; again: the `unique` of one that is sent again. Returns the `unique`."""
+        self._unique += 2
+        unique = again | fuse.FUSE_UNIQUE_RESEND if again else self._unique
+        size = fuse.IN_HEADER.size + len(body)
+        message = fuse.IN_HEADER.pack(size, opcode, unique, 1, 0, 0, 7, 0, 0) + body
+        self.recorder.receive(memoryview(bytearray(message)), size)
+        return unique
+
+    def read(self, fh: int, *, again: int = 0) -> int:
+        return self.ask(fuse.READ, struct.pack("=QQIIQII", fh, 0, 4096, 2, 0, 0, 0), again=again)
+
+    def write(self, fh: int, data: bytes, *, again: int = 0) -> int:
+        return self.ask(fuse.WRITE, struct.pack("=QQIIQII", fh, 0, len(data), 0, 0, 1, 0) + data, again=again)
+
+    def answers(self, unique: int) -> list[bytes]:
+        return [reply[16:] for reply in self.sent if fuse.OUT_HEADER.unpack_from(reply)[2] == unique]
+
+
+@pytest.fixture
+def start() -> Callable[[], tuple[Machine, int, int]]:
+    def make() -> tuple[Machine, int, int]:
+        """A machine, a queue's reader and a writer of records."""
+        from wqfs.fs import nodes
+
+        machine = Machine()
+        watch = machine.filesystem.make_watch("w", 0, 0)
+        queue = machine.filesystem.open(nodes.QUEUE, watch, OPEN_READ, ME)
+        records = machine.filesystem.open(nodes.RECORDS, None, OPEN_WRITE, ME)
+        return machine, queue, records
+
+    return make
+
+
+RECORD = struct.pack("=IIII", 1 | 1 << 24, 16, 7, 0)
+Start = Callable[[], tuple[Machine, int, int]]
+
+
+def successor(before: Machine, start: Start) -> Machine:
+    """Another machine, as a checkpoint had it, that did again what `before` noted."""
+    machine, _, _ = start()
+    machine._unique = 1000  # the kernel goes on counting
+    machine.recorder.journal = before.recorder.journal
+    machine.recorder.catch_up(1)
+    return machine
+
+
+def test_record_that_was_answered_is_not_there_again(start: Start) -> None:
+    machine, queue, records = start()
+    machine.write(records, RECORD)
+    assert machine.answers(machine.read(queue)) == [RECORD]
+    next_one = successor(machine, start)
+    unique = next_one.read(queue)
+    assert next_one.answers(unique) == []  # it waits
+
+
+def test_answer_that_did_not_arrive_comes_again(start: Start) -> None:
+    machine, queue, records = start()
+    machine.write(records, RECORD)
+    unique = machine.read(queue)
+    next_one = successor(machine, start)
+    again = next_one.read(queue, again=unique)
+    assert next_one.answers(again) == [RECORD]
+
+
+def test_waiting_reader_is_answered_once(start: Start) -> None:
+    machine, queue, records = start()
+    waits = machine.read(queue)
+    writes = machine.write(records, RECORD)
+    assert machine.answers(waits) == [RECORD]
+    next_one = successor(machine, start)
+    assert next_one.answers(next_one.read(queue, again=waits)) == [RECORD]
+    assert len(next_one.answers(next_one.write(records, RECORD, again=writes))) == 1
+    assert next_one.answers(next_one.read(queue)) == []  # the write did not happen twice
+
+
+def test_who_waits_is_answered_only_after_asking_again(start: Start) -> None:
+    machine, queue, records = start()
+    waits = machine.read(queue)
+    next_one = successor(machine, start)
+    next_one.write(records, RECORD)
+    assert next_one.answers(waits) == []  # the kernel would take it for nobody's
+    assert next_one.answers(next_one.read(queue, again=waits)) == [RECORD]
+
+
+def test_answers_outlive_a_successor_that_dies_before_they_are_asked_for(start: Start) -> None:
+    machine, queue, records = start()
+    machine.write(records, RECORD)
+    unique = machine.read(queue)
+    next_one = successor(machine, start)
+    next_one.recorder.journal.turn_to(2)  # its checkpoint, and it dies
+    next_one.recorder.catch_up(2)
+    assert next_one.answers(next_one.read(queue, again=unique)) == [RECORD]
+
+
+def test_name_whose_reply_never_left_is_left_out(start: Start) -> None:
+    machine, _, _ = start()
+    machine.ask(fuse.MKDIR, struct.pack("=II", 0o755, 0) + b"new\0")
+    machine.filesystem.make_watch("new", 0, 0)
+    machine.recorder.name_changed(("mkdir", "new", 0, 0))
+    assert "new" not in successor(machine, start).filesystem.watches.by_name
+
+
+def test_name_whose_reply_left_is_there(start: Start) -> None:
+    machine, _, _ = start()
+    unique = machine.ask(fuse.MKDIR, struct.pack("=II", 0o755, 0) + b"new\0")
+    machine.filesystem.make_watch("new", 0, 0)
+    machine.recorder.name_changed(("mkdir", "new", 0, 0))
+    may_fork = [machine.recorder.may_fork]
+    machine.recorder.replied(fuse.OUT_HEADER.pack(16, 0, unique))
+    assert [*may_fork, machine.recorder.may_fork] == [False, True]
+    next_one = successor(machine, start)
+    assert "new" in next_one.filesystem.watches.by_name
+    again = next_one.ask(fuse.MKDIR, struct.pack("=II", 0o755, 0) + b"new\0", again=unique)
+    assert next_one.answers(again) == [b""]
+
+
+def test_all_that_was_posted_is_the_same_again(start: Start) -> None:
+    from wqfs.fs import nodes
+
+    machine, _, _ = start()
+    post = machine.filesystem.open(nodes.POST, None, OPEN_WRITE, ME)
+    lines = b"mount /dev/sdb1 /mnt -t ext4\nkey add user k x @s\nsb error /mnt EIO\nkey timeout k 5\n"
+    made, _, _ = start()
+    made.filesystem.open(nodes.POST, None, OPEN_WRITE, ME)
+    made.recorder.journal = machine.recorder.journal
+    machine.write(post, lines)
+    made.recorder.catch_up(1)
+    for machine_ in (machine, made):
+        machine_.recorder.clock.now_ns = machine.recorder.clock.now_ns
+    texts = [
+        machine_.filesystem._texts.text(place, None).decode()
+        for machine_ in (machine, made)
+        for place in (nodes.MOUNTINFO, nodes.SUPERBLOCKS, nodes.KEYS)
+    ]
+    assert texts[:3] == texts[3:]
+    assert machine.filesystem.watches.last_event == made.filesystem.watches.last_event > 4

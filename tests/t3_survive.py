@@ -1,0 +1,288 @@
+"""-o survive: the daemon is killed, and nobody notices (wqfs.fs.checkpoint, recorder, supervisor)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.dying import daemon_of
+from tests.tools import LIMIT, MOUNT_COMMAND, ROOT, Call, Mount, deliver, numbers, record, running, wait_until
+
+
+def can_ask_again() -> bool:
+    """Whether the kernel has FUSE_NOTIFY_RESEND (Linux 6.9)."""
+    major, minor = map(int, re.findall(r"\d+", os.uname().release)[:2])
+    return (major, minor) >= (6, 9)
+
+
+pytestmark = pytest.mark.skipif(not can_ask_again(), reason="this kernel cannot send requests again (Linux 6.9)")
+
+
+@pytest.fixture
+def mount(mount_with: Callable[[str], Mount]) -> Iterator[Mount]:
+    made = mount_with("survive")
+    wait_for_checkpoint(made)
+    yield made
+
+
+def names_below(pid: int) -> list[str]:
+    """What the processes are called that the supervisor and those below it have started."""
+    found = subprocess.run(["pstree", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return re.findall(r"(wqfs[a-z-]*)\(\d+\)", found.stdout)
+
+
+def wait_for_checkpoint(mount: Mount) -> None:
+    wait_until(lambda: "wqfs-checkpoint" in names_below(mount.process.pid), "a checkpoint")
+
+
+def kill(mount: Mount, number: signal.Signals = signal.SIGKILL) -> int:
+    """Kill the daemon; returns its pid."""
+    wait_until(lambda: daemon_of(mount.process.pid), "a daemon")
+    pid = daemon_of(mount.process.pid)
+    os.kill(pid, number)
+    return pid
+
+
+def snapshot(mount: Mount) -> dict[str, object]:
+    found: dict[str, object] = json.loads((mount.path / "sim/snapshot").read_text())
+    return found
+
+
+# -- nobody notices
+
+
+def test_waiting_cat_gets_what_comes_after(mount: Mount, tmp_path: Path) -> None:
+    folder = mount.watch()
+    with open(tmp_path / "out", "wb") as out, running("cat", folder / "queue", stdout=out) as cat:
+        mount.wait_for_readers(folder)
+        for number in range(3):
+            kill(mount)
+            deliver(mount, record(number))
+            wait_until(lambda number=number: (tmp_path / "out").stat().st_size == 16 * (number + 1), "the record")  # type: ignore[misc]
+        folder.rmdir()
+        assert cat.wait(LIMIT) == 0
+    assert numbers((tmp_path / "out").read_bytes()) == [0, 1, 2]
+
+
+def test_poller_wakes_after(mount: Mount) -> None:
+    folder = mount.watch()
+    fd = os.open(folder / "queue", os.O_RDONLY | os.O_NONBLOCK)
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    polls = Call(poll.poll, LIMIT * 1000)
+    mount.wait_for_pollers(folder)
+    kill(mount)
+    deliver(mount, record(1))
+    assert polls.result() == [(fd, select.POLLIN)]
+    assert numbers(os.read(fd, 4096)) == [1]
+    os.close(fd)
+
+
+def test_waiting_read_is_interrupted_after(mount: Mount) -> None:
+    folder = mount.watch()
+    with running("cat", folder / "queue") as cat:
+        mount.wait_for_readers(folder)
+        kill(mount)
+        mount.wait_for_readers(folder)
+        cat.send_signal(signal.SIGINT)
+        assert cat.wait(LIMIT) == -signal.SIGINT
+
+
+def test_everything_is_as_it_was(mount: Mount) -> None:
+    mount.post(
+        "mount /dev/sdb1 /mnt -t ext4", "mount --make-shared /mnt", "key newring ring @s", "key add user k x ring",
+        "key timeout k 1000", "process new p 0 0", "as p key add user own x @p", "device add /dev/sdc",
+        "sb error /mnt EIO",
+    )  # fmt: skip
+    folder = mount.watch("kept")
+    (folder / "objects").write_text("mount / id=3\n")
+    (folder / "filter").write_text("mount new_mount,unmount\n")
+    (folder / "depth").write_text("32\n")
+    held = os.open(folder / "queue", os.O_RDONLY | os.O_NONBLOCK)
+    lines = [line for number in range(40) for line in (f"mount /dev/x{number} /x{number} -t ext4",)]
+    mount.post(*lines, "key update k y", "sb readonly /mnt")
+    with pytest.raises(OSError):
+        mount.post("nonsense")
+    before = [snapshot(mount), mount.status(folder), *texts(mount, folder)]
+    kill(mount)
+    assert [snapshot(mount), mount.status(folder), *texts(mount, folder)] == before
+    data = os.read(held, 4096)
+    assert len(data) == 32 * 24
+    assert os.read(held, 4096) == b"\x00\x00\x00\x01\x08\x00\x00\x00"  # the loss mark
+    os.close(held)
+    mount.post("umount /x1", "as p key unlink own @p")
+    assert (folder / "log").read_text().count("\n") == 41
+
+
+def texts(mount: Mount, folder: Path) -> list[str]:
+    files = [mount.path / "errors", *(mount.path / "sim" / name for name in ("mountinfo", "keys", "key-users"))]
+    files += [folder / name for name in ("objects", "filter", "depth", "log")]
+    return [re.sub(r"(expd|\b\d+[smhdw])\b", "T", file.read_text()) for file in files]
+
+
+def test_open_directory_can_be_listed_after(mount: Mount) -> None:
+    for name in "abc":
+        mount.watch(name)
+    with os.scandir(mount.path / "watches") as entries:
+        first = next(entries).name
+        kill(mount)
+        assert sorted([first, *(entry.name for entry in entries)]) == ["a", "b", "c"]
+
+
+def test_filter_by_pointer_is_kept(mount: Mount) -> None:
+    """What the daemon read of a caller's memory is noted too."""
+    import ctypes
+    import struct
+
+    folder = mount.watch()
+    fd = os.open(folder / "queue", os.O_RDONLY)
+    buffer = ctypes.create_string_buffer(struct.pack("=IIIII8I", 1, 0, 1, 0, 0, 2, *[0] * 7))
+    assert ctypes.CDLL(None).ioctl(fd, ctypes.c_ulong(0x5761), buffer) == 0
+    before = (folder / "filter").read_text()
+    kill(mount)
+    assert (folder / "filter").read_text() == before == "key updated\n"
+    os.close(fd)
+
+
+def test_killed_at_random_moments_every_event_comes_once(mount: Mount) -> None:
+    check_deaths(mount, 15, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seed", [2, 3])
+def test_killed_two_hundred_times_every_event_comes_once(mount_with: Callable[[str], Mount], seed: int) -> None:
+    made = mount_with("survive,depth=512")
+    wait_for_checkpoint(made)
+    check_deaths(made, 100, seed, limit=250)
+
+
+def check_deaths(mount: Mount, kills: int, seed: int, limit: float = 50) -> None:
+    command = [sys.executable, "-m", "tests.dying", str(mount.path), str(mount.process.pid), str(kills), str(seed)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=limit, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == f"{kills} kills, 0 faults"
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4, 7])
+def test_killed_between_noting_and_answering_loses_nothing(mount: Mount, at: int) -> None:
+    """The daemon's writes are its answers: strace kills it at its `at`-th one, before the kernel has it."""
+    if shutil.which("strace") is None:
+        pytest.skip("strace is missing (Debian package strace)")
+    folder = mount.watch()
+    reader = os.open(folder / "queue", os.O_RDONLY)
+    reads = Call(os.read, reader, 4096)
+    mount.wait_for_readers(folder)
+    daemon = daemon_of(mount.process.pid)
+    inject = f"inject=write:signal=SIGKILL:when={at}"
+    with running(
+        "strace", "-f", "-qq", "-e", "trace=write", "-e", inject, "-p", str(daemon), stderr=subprocess.DEVNULL
+    ):
+        wait_until(lambda: "TracerPid:\t0" not in Path(f"/proc/{daemon}/status").read_text(), "strace to attach")
+        for number in range(4):
+            deliver(mount, record(number))
+    got = numbers(reads.result())
+    while len(got) < 4:
+        got += numbers(os.read(reader, 4096))
+    assert got == [0, 1, 2, 3]
+    os.close(reader)
+    assert daemon_of(mount.process.pid) != daemon
+
+
+def test_large_write_goes_on_after(mount: Mount) -> None:
+    folder = mount.watch()
+    block = b"".join(record(number) for number in range(200_000))
+    with running(
+        sys.executable, "-c", "import os, sys; fd = os.open(sys.argv[1], 1); data = sys.stdin.buffer.read()\n"
+        "while data: data = data[os.write(fd, data):]", str(mount.path / "sim/records"), stdin=subprocess.PIPE,
+    ) as writer:  # fmt: skip
+        assert writer.stdin is not None
+        writer.stdin.write(block)
+        writer.stdin.close()
+        for _ in range(5):
+            kill(mount)
+        assert writer.wait(LIMIT) == 0
+    status = mount.status(folder)
+    assert (status["posted"], status["delivered"] + status["queued"] + status["lost"]) == (200_000,) * 2
+
+
+# -- who ends whom
+
+
+def test_death_is_said_with_its_reason(mount: Mount) -> None:
+    pid = kill(mount, signal.SIGSEGV)
+    wait_until(lambda: "its successor takes over" in mount.log(), "the line")
+    assert f"the daemon (pid {pid}) was killed by SIGSEGV; its successor takes over" in mount.log()
+
+
+def test_order_to_stop_is_no_death(mount: Mount) -> None:
+    kill(mount)
+    mount.watch()
+    mount.process.terminate()
+    assert mount.process.wait(LIMIT) == 0
+    assert "stopping on SIGTERM" in mount.log()
+    assert mount.log().count("its successor takes over") == 1
+    assert names_below(mount.process.pid) == []
+
+
+def test_unmounting_ends_all(mount: Mount) -> None:
+    kill(mount)
+    mount.watch()
+    subprocess.run(["fusermount3", "-u", mount.path], check=True)
+    assert mount.process.wait(LIMIT) == 0
+
+
+def test_checkpoint_that_is_killed_is_replaced(mount: Mount) -> None:
+    folder = mount.watch()
+    found = subprocess.run(["pgrep", "-x", "wqfs-checkpoint"], capture_output=True, text=True, check=True)
+    mine = [
+        pid for pid in found.stdout.split() if str(mount.path).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    for pid in mine:
+        os.kill(int(pid), signal.SIGKILL)
+    deliver(mount, record(1))
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in mine), "it to be gone")
+    wait_for_checkpoint(mount)
+    kill(mount)
+    assert mount.status(folder)["queued"] == 1
+
+
+def test_all_killed_at_once_is_said_and_unmounted(mount_with: Callable[[str], Mount], tmp_path: Path) -> None:
+    path, log = tmp_path / "alone", tmp_path / "log"
+    path.mkdir()
+    with open(log, "wb") as out, running(*MOUNT_COMMAND, path, "-f", "-o", "survive", stdout=out, stderr=out) as front:
+        wait_until(lambda: "wqfs-checkpoint" in names_below(front.pid), "a checkpoint")
+        pids = subprocess.run(["pgrep", "-f", str(path)], capture_output=True, text=True, check=True).stdout.split()
+        for pid in reversed(pids):
+            if int(pid) != front.pid:
+                os.kill(int(pid), signal.SIGKILL)
+        assert front.wait(LIMIT) == 2
+    assert "unmounted, its users find it gone" in log.read_text()
+    assert str(path) not in Path("/proc/self/mountinfo").read_text()
+
+
+def test_background_form_survives_too(tmp_path: Path) -> None:
+    path = tmp_path / "mnt"
+    path.mkdir()
+    subprocess.run([*MOUNT_COMMAND, path, "-o", "survive"], check=True, timeout=LIMIT)
+    try:
+        found = subprocess.run(["pgrep", "-f", str(path)], capture_output=True, text=True, check=True).stdout.split()
+        supervisor = next(int(pid) for pid in found if daemon_of(int(pid)))
+        (path / "watches/w").mkdir()
+        os.kill(daemon_of(supervisor), signal.SIGKILL)
+        assert (path / "watches/w").is_dir()
+    finally:
+        subprocess.run(["fusermount3", "-uz", path], check=False)
+    wait_until(
+        lambda: subprocess.run(["pgrep", "-f", str(path)], capture_output=True, check=False).returncode == 1, "the end"
+    )
