@@ -14,8 +14,8 @@ tasks       who calls: a process's user, its life, and what it is called in the 
 simulated   asking the mount: its queues, and sim/calls
 pipes       pipe2, ioctl, fcntl and write on a queue
 keys        add_key, request_key, keyctl, with simulated keys
-kernel_keys the same with the kernel's own: watches, and their events; kernel_effects (what a call does to a watched
-            key), kernel_state (the keys as seen from here), kernel_sessions (whose session keyring is which)
+kernel_keys the same with the kernel's own: watches, and their events; kernel_plans (which calls may have which),
+            kernel_effects (and how they are seen), kernel_state (the keys as seen from here), kernel_sessions
 progress    whether a call that went on in the kernel is over
 supervisor  the loop, and who answers what
 launch      the processes of a run: who starts, watches and ends whom; program, descendants

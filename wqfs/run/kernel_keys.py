@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from wqfs.abi import records as r
+from wqfs.run import kernel_plans
 from wqfs.run.call import PAGE, Call, signed
-from wqfs.run.kernel_effects import Effect, Plan, Told
+from wqfs.run.kernel_effects import About, Effect, Known, Told
 from wqfs.run.kernel_sessions import Sessions
 from wqfs.run.kernel_state import VIEW, Kernel, Look
 from wqfs.run.pipes import GO_ON
@@ -55,7 +56,7 @@ class KernelKeys:
         self._poll = poll
         self._sessions = Sessions(kernel)
         self._queues: dict[int, _Queue] = {}  # by System.number
-        self._restricted: set[int] = set()
+        self._known = Known()
         self._looked = 0.0
 
     def add_key(self, call: Call) -> After | None:
@@ -161,7 +162,7 @@ class KernelKeys:
         for number, queue in list(self._queues.items()):
             for key in list(queue.watches):
                 if look.state(key).error == errno.ENOKEY:
-                    self._restricted.discard(key)
+                    self._known.forget(key)
                     self._remove(number, queue, key)
 
     # -- events
@@ -177,7 +178,7 @@ class KernelKeys:
         def resolve(name: int) -> int | None:
             return self._sessions.resolve(call.task, name, before)
 
-        effects = Plan(call, self._is_watched, resolve, before, self._restricted).effects()
+        effects = kernel_plans.effects(About(call, self._is_watched, resolve, before, self._known))
         if not effects:
             return GO_ON
         progress = call.progress()
@@ -203,6 +204,7 @@ class KernelKeys:
 
     def _tell(self, events: Iterable[Told]) -> None:
         for event in events:
+            self._known.tell(event)
             for queue in self._queues.values():
                 if event.key in queue.watches:
                     body = r.KEY_BODY.pack(event.key, event.aux)
