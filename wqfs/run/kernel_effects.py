@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from wqfs.abi.records import KeySubtype
 from wqfs.run.call import PAGE, Call, signed
-from wqfs.run.kernel_state import LINK, WRITE, Look
+from wqfs.run.kernel_state import LINK, SESSION, WRITE, Look
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +94,12 @@ class About:
             return None
 
     def may(self, serial: int, right: int) -> bool:
-        """Whether the caller has a right on a key."""
+        """Whether the caller has a right on a key, the possessor's too if it owns it or has it in its session."""
         state = self.before.state(serial)
-        return not state.error and bool(state.rights(self.call.task) & right)
+        possessed = state.uid == self.call.task.uid
+        if not possessed and (session := self._resolve(SESSION)) is not None:
+            possessed = self.before.is_below(session, serial)
+        return not state.error and bool(state.rights(self.call.task, possessed=possessed) & right)
 
     def may_link(self, ring: int, key: int) -> bool:
         """Whether the caller may link a key to a keyring."""

@@ -22,7 +22,7 @@ from wqfs.run import kernel_plans
 from wqfs.run.call import PAGE, Call, signed
 from wqfs.run.kernel_effects import About, Effect, Known, Told
 from wqfs.run.kernel_sessions import Sessions
-from wqfs.run.kernel_state import VIEW, Kernel, Look
+from wqfs.run.kernel_state import SESSION, VIEW, Kernel, Look
 from wqfs.run.pipes import GO_ON
 from wqfs.run.progress import Progress
 from wqfs.run.simulated import System
@@ -105,7 +105,9 @@ class KernelKeys:
             raise OSError(state.error, f"key {key} cannot be viewed: {os.strerror(state.error)}")
         if row is not None and "N" in row.flags:
             raise OSError(errno.ENOKEY, f"key {key} is negative")
-        if call.task.uid != os.geteuid() and not state.rights(call.task) & VIEW:
+        session = self._sessions.resolve(call.task, SESSION, look)
+        possessed = session is not None and look.is_below(session, key)
+        if call.task.uid != os.geteuid() and not state.rights(call.task, possessed=possessed) & VIEW:
             raise OSError(errno.EACCES, f"user {call.task.uid} may not view key {key}")
         return key
 

@@ -39,8 +39,8 @@ class Row:
 
     @property
     def name(self) -> str:
-        """The description."""
-        return self.text.rpartition(": ")[0]
+        """The description, which stands alone as long as there is no payload."""
+        return self.text if "N" in self.flags or "I" not in self.flags else self.text.rpartition(": ")[0]
 
     @property
     def count(self) -> int | None:
@@ -60,15 +60,14 @@ class State:
     perm: int = 0
     description: str = ""
 
-    def rights(self, task: Task) -> int:
-        """What the thread may do with the key, as key_task_permission() tells: the possessor's rights are counted
-        for who owns it."""
+    def rights(self, task: Task, *, possessed: bool) -> int:
+        """What the thread may do with the key, as key_task_permission() tells."""
         bits = self.perm
         if task.uid == self.uid:
-            bits = self.perm >> 16 | self.perm >> 24
+            bits = self.perm >> 16
         elif self.perm & _GROUP_BITS and self.gid in (task.gid, *task.groups):
             bits = self.perm >> 8
-        return bits & 0x3F
+        return (bits | self.perm >> 24 if possessed else bits) & 0x3F
 
 
 class Kernel:
@@ -140,6 +139,15 @@ class Look:
         if content is None or self.state(ring).type != "keyring" or len(content) % 4:
             return None
         return [serial for (serial,) in _SERIAL.iter_unpack(content)]
+
+    def is_below(self, ring: int, key: int) -> bool:
+        """Whether a key is in a keyring, or in one in it, as far as they can be read."""
+        rings, seen = [ring], {ring}
+        while rings and key not in seen:
+            fresh = set(self.links(rings.pop()) or ()) - seen
+            seen |= fresh
+            rings += [each for each in fresh if self.state(each).type == "keyring"]
+        return key in seen
 
     def row(self, serial: int) -> Row | None:
         return self.rows().get(serial)
