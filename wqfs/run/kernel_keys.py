@@ -58,6 +58,7 @@ class KernelKeys:
         self._queues: dict[int, _Queue] = {}  # by System.number
         self._known = Known()
         self._looked = 0.0
+        self._held: list[int] = []
 
     def add_key(self, call: Call) -> After | None:
         return self._follow(call)
@@ -151,16 +152,17 @@ class KernelKeys:
 
     @property
     def timeout(self) -> float:
-        """Seconds until `look` is to be called, -1 for never."""
+        """Seconds after which `look_if_due` is to be called, -1 for never."""
         return _LOOK_FOR_GONE_S if self._queues else -1
 
-    def look(self) -> None:
-        """Tell of watched keys that are gone, if it is time."""
-        now = time.monotonic()
-        if not self._queues or now - self._looked < _LOOK_FOR_GONE_S:
-            return
-        self._looked = now
-        look = Look(self._kernel)
+    def look_if_due(self) -> None:
+        """Tell of watched keys that are gone, if nobody looked for a while. To be called after each call."""
+        self._let_go()  # that of a call which was taken away
+        if self._queues and time.monotonic() - self._looked > _LOOK_FOR_GONE_S:
+            self._look_for_gone(Look(self._kernel))
+
+    def _look_for_gone(self, look: Look) -> None:
+        self._looked = time.monotonic()
         for number, queue in list(self._queues.items()):
             for key in list(queue.watches):
                 if look.state(key).error == errno.ENOKEY:
@@ -176,6 +178,7 @@ class KernelKeys:
         if not self._queues:
             return GO_ON
         before = Look(self._kernel)
+        self._look_for_gone(before)  # a kernel's collector has mostly been there by the next call
 
         def resolve(name: int) -> int | None:
             return self._sessions.resolve(call.task, name, before)
@@ -184,7 +187,23 @@ class KernelKeys:
         if not effects:
             return GO_ON
         progress = call.progress()
-        return lambda: self._tell(self._made(effects, progress))
+        self._hold()
+
+        def after() -> None:
+            self._tell(self._made(effects, progress))
+            self._let_go()
+
+        return after
+
+    def _hold(self) -> None:
+        """Hold the write side of all queues: who closes it right after a call still gets the events of that."""
+        for queue in self._queues.values():
+            with suppress(OSError):
+                self._held.append(os.open(f"/proc/self/fd/{queue.fd}", os.O_WRONLY | os.O_CLOEXEC))
+
+    def _let_go(self) -> None:
+        while self._held:
+            os.close(self._held.pop())
 
     def _made(self, effects: list[Effect], progress: Progress) -> Iterable[Told]:
         """The events of a call, in their order."""

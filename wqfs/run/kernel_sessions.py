@@ -88,15 +88,17 @@ class Sessions:
 
     # -- another session
 
-    def has(self, task: Task, serial: int | None) -> None:
-        """A thread has another session keyring from now on, None for one that cannot be known."""
+    def has(self, task: Task, serial: int | None, at: int) -> None:
+        """A thread has another session keyring, None for one that cannot be known; at: when it stopped to get it.
+
+        As it was stopped since, a child that it began later has that too.
+        """
+        self._anybody = True
         try:
             began = _about(f"/proc/{task.pid}")[0]
             alone = len(os.listdir(f"/proc/{task.pid}/task")) == 1
         except OSError:
-            return  # it has ended
-        self._anybody = True
-        at = int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS_A_SECOND)
+            return  # it has ended, and whoever it started has a parent of which nothing is known
         self._joined.setdefault((task.pid, began), []).append(_Joined(at, task.tid, serial, alone))
         if len(self._joined) % 256 == 0:
             self._forget_ended()
@@ -104,7 +106,7 @@ class Sessions:
     def lose(self, pid: int) -> None:
         """A process has a session keyring that cannot be known. Raises OSError when there is no such process."""
         if pid > 1 and pid != os.getpid():
-            self.has(look(pid), None)
+            self.has(look(pid), None, _now())
 
     def _forget_ended(self) -> None:
         for pid, began in list(self._joined):
@@ -127,6 +129,7 @@ class Joining:
         self._sessions = sessions
         self._task = task
         self._name = name
+        self._at = _now()
         self._known = before.called("keyring", name)
         # A keyring that is there is joined by who may search it without possessing it.
         self._there = []
@@ -141,13 +144,13 @@ class Joining:
             if after.rows()[each].uid == self._task.uid
         ]
         if fresh:
-            self._sessions.has(self._task, fresh[0] if len(fresh) == 1 else None)
+            self._sessions.has(self._task, fresh[0] if len(fresh) == 1 else None, self._at)
         return bool(fresh)
 
     def is_over_unseen(self) -> None:
         """The call is over and there is no fresh keyring: the thread has one that was there, or it was refused."""
         if self._there:
-            self._sessions.has(self._task, self._there[0] if len(self._there) == 1 else None)
+            self._sessions.has(self._task, self._there[0] if len(self._there) == 1 else None, self._at)
 
 
 def _may_be_joined(before: Look, serial: int, task: Task) -> bool:
@@ -156,6 +159,11 @@ def _may_be_joined(before: Look, serial: int, task: Task) -> bool:
         return False
     bits = state.perm >> 16 if state.uid == task.uid else state.perm
     return bool(bits & SEARCH)
+
+
+def _now() -> int:
+    """In ticks since the machine began."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS_A_SECOND)
 
 
 def _about(folder: str) -> tuple[int, int]:

@@ -14,6 +14,7 @@ _RAN_NS: Final = 3_000_000
 _BLOCKED_S: Final = 0.05
 """Seconds that a thread may wait within its call (for a lock, or for /sbin/request-key) before it is left to it."""
 _LIMIT_S: Final = 2.0
+_LOOK_S: Final = 0.00005
 
 
 class Progress:
@@ -22,6 +23,9 @@ class Progress:
     def __init__(self, tid: int, pending: Callable[[], bool]) -> None:
         self._folder = f"/proc/{tid}"
         self._pending = pending
+        began = time.monotonic()
+        while self._state() == "R" and time.monotonic() - began < _LIMIT_S:
+            time.sleep(_LOOK_S)  # it tells of its call before it sleeps: only then its figures stand still
         self._call = self._read("syscall")
         self._switches = self._count_switches()
         self._ran = self._ran_ns()

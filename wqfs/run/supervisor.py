@@ -107,7 +107,7 @@ class Supervisor:
             if self._waiting:
                 self._end_interrupted()
             if self._kernel_keys is not None:
-                self._kernel_keys.look()
+                self._kernel_keys.look_if_due()
 
     def _timeout(self) -> float:
         """Seconds to wait at most, -1 for ever."""
