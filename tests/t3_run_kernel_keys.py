@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts import pages
 from tests.running import RUN, run, running
 from tests.t3_run_programs import RECORDS
 from tests.tools import LIMIT, ROOT, Mount
@@ -220,6 +221,14 @@ def test_keyctl_watch_session_add_rm_and_sync(tmp_path: Path, named: list[str]) 
         "Monitoring terminated",
     ]
     assert (tmp_path / "glog").read_text() == f"{inner} gc\nMonitoring terminated\n"
+
+
+def test_page_does_what_it_shows() -> None:
+    page = "docs/how-to/run-unmodified-programs.md"
+    (block,) = [block for block in pages.blocks(page) if block.text.startswith("$ wqfs run --keys kernel")]
+    with pages.shell_for(page) as shell:
+        for command in pages.commands(block.text):
+            assert shell.run(command.text) == command.output
 
 
 # -- real keys

@@ -51,7 +51,7 @@ function _shtab_wqfs_using
 end
 
 set -g _shtab_wqfs_commands mount tail wait post watch 'watch make' 'watch change' 'watch list' 'watch remove' doctor run play record settle status top handover umount
-set -g _shtab_wqfs_opts_with_value --color --count --cursor-file --delay --depth --event --exec --fields --filter --format --fuse-fd --idle-timeout --mount --object --output --random --rate --ready-fd --seed --since-seq --socket --sort --speed --timefmt --timeout -d -e -n -o -s -t
+set -g _shtab_wqfs_opts_with_value --color --count --cursor-file --delay --depth --event --exec --fields --filter --format --fuse-fd --idle-timeout --keys --mount --object --output --random --rate --ready-fd --seed --since-seq --socket --sort --speed --timefmt --timeout -d -e -n -o -s -t
 
 complete -c wqfs -e
 complete -c wqfs -f
@@ -128,6 +128,7 @@ complete -c wqfs -n '_shtab_wqfs_using; and test $_shtab_wqfs_npos -eq 0' -a run
 complete -c wqfs -n '_shtab_wqfs_using run' -s h -l help -d 'show this help message and exit'
 complete -c wqfs -n '_shtab_wqfs_using run' -l mount -xka "(__fish_complete_directories)" -d 'a mount of one'"'"'s own to use, instead of a private one'
 complete -c wqfs -n '_shtab_wqfs_using run' -s o -x -d 'further options of the private mount, as of `wqfs mount`'
+complete -c wqfs -n '_shtab_wqfs_using run' -l keys -xka "simulated kernel" -d 'whose keys and keyrings the program has: those of the mount, or the kernel'"'"'s own, of which only watching is answered, with events made from what the program does (default: simulated)'
 complete -c wqfs -n '_shtab_wqfs_using run' -l trace -d 'print each answered call, as strace(1) does'
 complete -c wqfs -n '_shtab_wqfs_using run' -l wait-for-keys -d 'let request_key(2) with callout information wait until the key is constructed (`wqfs post key instantiate ...`); by default nobody constructs keys, and it is ENOKEY'
 complete -c wqfs -n '_shtab_wqfs_using; and test $_shtab_wqfs_npos -eq 0' -a play -d 'Run a scenario: a TOML file of commands at their times, with what must come of them.'
