@@ -9,6 +9,7 @@ watches, nothing is looked at but who joins which session keyring.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import select
 import time
@@ -86,10 +87,12 @@ class KernelKeys:
         key = self._viewed(call, name)
         try:
             with call.borrowed(fd) as mine:
+                if fcntl.fcntl(mine, fcntl.F_GETFL) & os.O_PATH:
+                    raise OSError(errno.EBADF, "a path alone")
                 self._change(self._system.number(mine), mine, key, watch_id)
         except OSError as error:
             if error.errno == errno.EBADF:
-                raise OSError(errno.EINVAL, f"there is no descriptor {fd}") from None
+                raise OSError(errno.EINVAL, f"descriptor {fd} is no notification pipe") from None
             raise
         return 0
 
