@@ -76,6 +76,7 @@ missing_packages() {
     have busybox || echo busybox
     have less || echo less
     have groff || echo groff-base
+    have man || echo man-db
     have zsh || echo zsh
     have fish || echo fish
     have keyctl || echo keyutils

@@ -1,6 +1,9 @@
 """Writes docs/completion/: the completion of `wqfs` for bash, zsh and fish, from the commands' own parsers.
 
 python -m scripts.completions
+
+shtab makes what a parser knows. What a mount knows, and the language of `post`, the scripts ask of
+`wqfs --complete KIND`: scripts/completion/ has how each shell asks.
 """
 
 from __future__ import annotations
@@ -8,6 +11,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +24,39 @@ from wqfs.cli.command import Parser
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs/completion"
 FILES = {"bash": "wqfs.bash", "zsh": "_wqfs", "fish": "wqfs.fish"}
-_PATHS = {"DIR": shtab.DIRECTORY, "FILE": shtab.FILE}
+_PARTS = Path(__file__).resolve().parent / "completion"
+
+
+def _asks(kind: str) -> dict[str, str]:
+    """How each shell asks `wqfs --complete KIND`."""
+    return {
+        "bash": f"_wqfs_ask_{kind.replace('-', '_')}",
+        "zsh": f" _wqfs_ask {kind}",  # the blank: without it _arguments puts words of its own before KIND
+        "fish": f"(_wqfs_ask {kind})",
+    }
+
+
+_FOLDER = {"bash": "_wqfs_dir_or_mount", "zsh": "_wqfs_dir_or_mount",
+           "fish": "(_wqfs_ask mount; __fish_complete_directories)"}  # fmt: skip
+_SCENARIO = {"bash": "_wqfs_file_or_scenario", "zsh": "_wqfs_file_or_scenario",
+             "fish": "(_wqfs_ask scenario; __fish_complete_path (commandline -ct))"}  # fmt: skip
+_BY_METAVAR = {
+    "DIR": shtab.DIRECTORY,
+    "FILE": shtab.FILE,
+    "WATCH": _asks("watch"),
+    "OPTIONS": _asks("options"),
+    "LINE": _asks("object"),
+}
+_BY_PLACE = {
+    # bash asks by a function around shtab's: see completion/tail.bash
+    ("wqfs post", "words"): {**_asks("post"), "bash": ""},
+    ("wqfs watch change", "name"): _asks("watch"),
+    ("wqfs watch remove", "names"): _asks("watch"),
+    ("wqfs wait", "name"): _asks("condition-name"),
+    ("wqfs play", "file"): _SCENARIO,
+    ("wqfs umount", "dir"): _FOLDER,
+    ("wqfs status", "dir"): _FOLDER,
+}
 
 
 def whole_parser() -> argparse.ArgumentParser:
@@ -38,11 +74,16 @@ def whole_parser() -> argparse.ArgumentParser:
             mount_parser() if name == "mount" else importlib.import_module(f"wqfs.cli.{name}").make_parser()
         )
         commands.add_parser(name, help=summary)
-    for action in actions(made):
-        if isinstance(action.metavar, str) and action.metavar in _PATHS:
-            action.complete = _PATHS[action.metavar]  # type: ignore[attr-defined]
+    unused = set(_BY_PLACE)
+    for parser, action in actions(made):
+        place = (parser.prog, action.dest)
+        unused.discard(place)
+        how = _FOLDER if action.dest == "mount" else _BY_PLACE.get(place) or _BY_METAVAR.get(str(action.metavar))
+        if how is not None:
+            action.complete = how  # type: ignore[attr-defined]
         if action.metavar == "EVENT":
             action.choices = event_words()
+    assert not unused, f"no such arguments: {unused}"
     return made
 
 
@@ -59,10 +100,10 @@ def mount_parser() -> Parser:
     return made
 
 
-def actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
-    """All actions of a parser and of those below it."""
+def actions(parser: argparse.ArgumentParser) -> Iterator[tuple[argparse.ArgumentParser, argparse.Action]]:
+    """All actions of a parser and of those below it, each with its parser."""
     for action in parser._actions:
-        yield action
+        yield parser, action
         if isinstance(action, argparse._SubParsersAction):
             for each in dict.fromkeys(action.choices.values()):
                 yield from actions(each)
@@ -70,8 +111,19 @@ def actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
 
 def text(shell: str) -> str:
     """The script for a shell: bash, zsh or fish."""
-    lines = str(shtab.complete(whole_parser(), shell=shell)).splitlines()
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+    head = (_PARTS / f"head.{shell}").read_text()
+    made = str(shtab.complete(whole_parser(), shell=shell, preamble=head))
+    if shell == "bash":
+        made, last, _ = made.partition("complete -o bashdefault -F _shtab_wqfs wqfs")
+        assert last
+        made += (_PARTS / "tail.bash").read_text()
+    if shell == "fish":
+        made += (_PARTS / "tail.fish").read_text()
+    if shell == "zsh":
+        made, last, end = made.rpartition("if [[ $zsh_eval_context")
+        made = re.sub(r'"\(\*\)::?', '"*:', made)  # shtab's way completes but the first of several
+        made += last + end.replace("_shtab_wqfs", "_wqfs")
+    return "\n".join(line.rstrip() for line in made.splitlines()) + "\n"
 
 
 def main() -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.booted import Machine, booted, skip_where_nothing_boots
 from tests.running import refusal_of_keyctl
-from tests.tools import Mount, mounted
+from tests.tools import ROOT, Mount, mounted
 
 os.environ["LESSHISTFILE"] = "-"  # the tests of less leave nothing in a home
 
@@ -70,3 +72,39 @@ def watch(shared: Mount) -> Iterator[Path]:
     yield folder
     if folder.exists():
         folder.rmdir()
+
+
+@pytest.fixture(scope="session")
+def installed_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`make install PREFIX=/usr/local DESTDIR=`, as a packager does; it belongs over a root."""
+    tree = tmp_path_factory.mktemp("destdir")
+    left_out = ("PYTHON", "MAKE", "MFLAGS", "VIRTUAL_ENV", "WQFS_MOUNT")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
+    done = subprocess.run(
+        ["make", "install", "PREFIX=/usr/local", f"DESTDIR={tree}"],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return tree
+
+
+@pytest.fixture(scope="session")
+def bootable_tree(request: pytest.FixtureRequest) -> Path:
+    """installed_tree, where a machine can be booted with it."""
+    skip_where_nothing_boots()
+    tree: Path = request.getfixturevalue("installed_tree")
+    return tree
+
+
+@pytest.fixture(scope="session")
+def the_machine(tmp_path_factory: pytest.TempPathFactory, bootable_tree: Path) -> Iterator[Machine]:
+    """A booted systemd with wqfs installed, for all tests that ask for it: see `machine`."""
+    with booted(tmp_path_factory.mktemp("booted"), bootable_tree) as machine:
+        yield machine
+
+
+@pytest.fixture
+def machine(the_machine: Machine) -> Iterator[Machine]:
+    """A booted systemd with wqfs installed, where no unit of ours runs and nothing was added to any."""
+    yield the_machine
+    the_machine.clean_up()

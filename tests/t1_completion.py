@@ -7,8 +7,9 @@ import json
 import pytest
 
 from wqfs.sim import COMMANDS, Simulation
-from wqfs.sim.completion import candidates, data, kinds
+from wqfs.sim.completion import Names, candidates, data, kinds, next_words, summary_of
 from wqfs.sim.language import split
+from wqfs.sim.views import snapshot
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,7 @@ def test_candidates_without_a_system(line: str, wanted: list[str]) -> None:
     [
         ("umount /m", ["/mnt/a\\040b"]),
         ("umount -l /m", ["/mnt/a\\040b"]),
+        ("umount /x /y /m", ["/mnt/a\\040b"]),
         ("sb error /dev/s", ["/dev/sdb1"]),
         ("key update %user:", ["%user:colour"]),
         ("key clear %user:", []),
@@ -78,6 +80,7 @@ def test_data_has_every_command_and_can_be_written_as_json() -> None:
     document = json.loads(json.dumps(data()))
     assert [tuple(each["words"]) for each in document] == [command.words for command in COMMANDS]
     assert document[0]["options_with_value"]["-t"]
+    assert [set(each["options"]) for each in document] == [set(command.flags) for command in COMMANDS]
     assert all(each["events"] and each["errors"] for each in document)
 
 
@@ -93,3 +96,26 @@ def test_kinds_of_the_arguments_are_those_of_the_usage() -> None:
     by_words = {command.words: kinds(command) for command in COMMANDS}
     assert by_words["key", "move"] == ("KEY", "FROM", "TO")
     assert by_words["sb", "edquot"] == ("SUPERBLOCK", "user|group|project", "ID")
+
+
+def test_names_of_a_snapshot_are_those_of_its_system(here: Simulation) -> None:
+    names = Names.of_system(here.system)
+    assert "/mnt/a b" in names.mounts
+    assert ("user", "colour") in names.keys
+    assert Names.of_snapshot(json.loads(snapshot(here.system, None, 0))) == names
+
+
+def test_next_words_are_not_quoted_and_go_on_after_as(here: Simulation) -> None:
+    names = Names.of_system(here.system)
+    assert next_words(["umount"], "/m", names) == ["/mnt/a b"]
+    assert next_words(["as", "shell/1", "as", "other", "umount"], "/m", names) == ["/mnt/a b"]
+    assert next_words(["as", "shell"], "um") == ["umount"]
+    assert next_words(["process", "new"], "", Names(processes=("shell",))) == []
+    assert next_words(["process", "exit"], "", Names(processes=("shell",))) == ["shell"]
+
+
+def test_summaries_are_of_whole_commands_and_short() -> None:
+    assert summary_of(["sb"]) == ""
+    for command in COMMANDS:
+        assert command.summary.startswith(summary_of(command.words)), command.words
+        assert 0 < len(summary_of(command.words)) <= 120, command.words

@@ -83,10 +83,24 @@ def test_replay_of_mounts_counts_a_wrong_answer(tmp_path: Path) -> None:
     assert lines[2:] == ["1 cases, 2 mismatches"]
 
 
+def test_replay_of_mounts_takes_any_exit_code_of_a_refusal(tmp_path: Path) -> None:
+    lines = {"umount /a": 32, "umount /a /b": 64, "umount -R /a": 1, "mount -o shared /a": 1}
+    steps = [{"do": line, "want": {"rc": rc, "records": []}} for line, rc in lines.items()]
+    (tmp_path / "refused.json").write_text(json.dumps([{"name": "refused", "steps": steps}]))
+    done = replay(str(tmp_path / "refused.json"), module="replay_mounts")
+    assert done.stdout == "1 cases, 0 mismatches\n"
+    for step in steps:
+        step["want"]["rc"] = 0  # type: ignore[index]
+    (tmp_path / "done.json").write_text(json.dumps([{"name": "done", "steps": steps}]))
+    done = replay(str(tmp_path / "done.json"), module="replay_mounts")
+    assert done.stdout.endswith("1 cases, 4 mismatches\n") and '"rc": 32' in done.stdout
+
+
 @pytest.mark.parametrize(
     "step",
     [
         {"op": "open", "want": 0},
+        {"do": "umount /a", "want": {"rc": "32", "records": []}},
         {"do": "mkfs /dev/sda", "want": {"rc": 0, "records": []}},
         {"do": "umount /a"},
         {"do": "umount 'a", "want": {"rc": 0, "records": []}},

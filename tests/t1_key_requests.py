@@ -219,6 +219,15 @@ def test_restrict_by_a_type_that_cannot(keys: Service, type_: str | None, restri
     refused(number, keys.restrict, ANN, keys.ring().serial, 0, type_, restriction)
 
 
+@pytest.mark.parametrize(("perm", "links"), [(0x37070000, 1), (0x37050000, 0), (0x3F050000, 1)])
+def test_purge_goes_only_where_it_may_list(keys: Service, perm: int, links: int) -> None:
+    """Who possesses a keyring may, without Read too; who does not, for it grants a possessor no Search, needs Read."""
+    ring = keys.ring()
+    keys.user("d", ring.serial)
+    keys.set_perm(ANN, ring.serial, perm, 0)
+    assert keys.purge(ANN, "user", "d", 0) == links
+
+
 def test_purge_unlinks_all_of_a_description(keys: Service) -> None:
     ring = keys.ring()
     one, two, other = keys.user("d"), keys.user("d", ring.serial), keys.user("e", ring.serial)

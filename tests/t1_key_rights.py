@@ -72,6 +72,38 @@ def test_group_rights_hide_the_others(keys: Service) -> None:
     keys.watch_target(Actor(1002, 1002), key.serial, 0)
 
 
+def test_group_without_any_rights_hides_nothing(keys: Service) -> None:
+    key = keys.user()
+    keys.chown(ANN, key.serial, 0, gid=50)
+    keys.set_perm(ANN, key.serial, 0x3F3F003F, 0)
+    keys.watch_target(BOB, key.serial, 0)
+
+
+def test_possessors_rights_are_added_to_the_owners(keys: Service) -> None:
+    key = keys.user()
+    keys.set_perm(ANN, key.serial, 0x28010000, 0)  # possessor: search and setattr; owner: view
+    keys.watch_target(ANN, key.serial, 0)
+    keys.set_perm(ANN, key.serial, 0x29000000, 0)
+    keys.watch_target(ANN, key.serial, 0)
+    refused(errno.EACCES, keys.update, ANN, key.serial, b"blue", 0)
+
+
+@pytest.mark.parametrize(("keys_more", "bytes_more"), [(1, 99), (2, 10)])
+def test_quota_ends_at_its_last_key_and_byte(keys_more: int, bytes_more: int) -> None:
+    there = Service()
+    account = there.users[ANN.uid]
+    limited = Service(quota=Quota(maxkeys=account.keys + keys_more, maxbytes=account.bytes + bytes_more))
+    cost = len("a") + 1 + len(b"red") + 4  # a link takes four
+    if keys_more == 1:
+        limited.user("a")
+        refused(errno.EDQUOT, limited.user, "b")
+    else:
+        assert bytes_more - cost == 1
+        limited.user("a")
+        refused(errno.EDQUOT, limited.user, "b")
+        assert (limited.users[ANN.uid].keys, limited.users[ANN.uid].bytes) == (account.keys + 1, account.bytes + cost)
+
+
 def test_watch_needs_view(keys: Service) -> None:
     key = keys.user()
     assert keys.watch_target(ANN, key.serial, 0) is key

@@ -52,6 +52,13 @@ def test_event_is_heard_rootwards_and_not_next_door(
     assert heard(line, subtype, "/", "/mid", "/mid/dir", "/next", "/mid/other") == wanted
 
 
+def test_a_move_between_directories_is_told_to_each_once() -> None:
+    line = "mount --move /mid/dir/old /mid/other/there"
+    watched = ("/mid", "/mid/dir", "/mid/other", "/mid/other/there/deeper", "/next")
+    assert heard(line, r.MountSubtype.MOVE_FROM, *watched) == {"/mid": AT, "/mid/dir": BELOW}
+    assert heard(line, r.MountSubtype.MOVE_TO, *watched) == {"/mid": AT, "/mid/other": BELOW}
+
+
 def test_every_subtype_has_its_case() -> None:
     assert {subtype for _, subtype, *_ in CASES} == set(r.MountSubtype)
 

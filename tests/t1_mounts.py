@@ -13,7 +13,6 @@ from wqfs.sim.command import ROOT, Actor
 from wqfs.sim.errors import Refused
 from wqfs.sim.mount_options import PROPAGATION, attribute_text
 from wqfs.sim.mounts import Mount, audience
-from wqfs.sim.sb_commands import TEXT_MAX
 from wqfs.sim.superblocks import Superblock
 from wqfs.sim.system import System
 from wqfs.watch import Watch, Watches
@@ -217,6 +216,16 @@ def test_umount_of_all_targets_of_the_root_is_busy() -> None:
     assert refusal(make_system("mount --bind / /a"), "umount -A /a").errno == errno.EBUSY
 
 
+def test_umount_of_several_goes_on_after_one_that_is_refused() -> None:
+    system = make_system(*[f"mount -t tmpfs none {path}" for path in ("/a", "/b", "/c")])
+    run(system, "umount /a /b")
+    assert [m.path for m in system.mounts.by_id.values()] == ["/", "/c"]
+    with pytest.raises(Refused) as caught:
+        run(system, "umount -l /a /c")
+    assert (caught.value.errno, caught.value.word) == (errno.EINVAL, 3)
+    assert [m.path for m in system.mounts.by_id.values()] == ["/"]
+
+
 # -- automounts
 
 IS_SUBMOUNT = int(r.MountFlag.IS_SUBMOUNT)
@@ -355,6 +364,20 @@ def test_superblock_of_a_device_is_shared() -> None:
     assert at(system, "/a").sb.device == (8, 17)
 
 
+@pytest.mark.parametrize(
+    ("line", "device"),
+    [
+        ("mount -t ext4 /dev/loop3 /a", (7, 3)),
+        ("mount -t ext4 /dev/vda2 /a", (254, 2)),
+        ("mount -t ext4 /dev/sdc /a", (8, 32)),
+        ("mount -t tmpfs /dev/sdc /a", (0, 21)),  # a type that has no device, whatever its source is called
+        ("mount -t fuse.sshfs /dev/sdc /a", (0, 21)),
+    ],
+)
+def test_superblock_has_the_number_of_its_device(line: str, device: tuple[int, int]) -> None:
+    assert at(make_system(line), "/a").sb.device == device
+
+
 def test_superblocks_without_device_are_one_each() -> None:
     system = make_system("mount -t tmpfs none /a", "mount -t tmpfs none /b")
     assert at(system, "/a").sb is not at(system, "/b").sb
@@ -387,6 +410,7 @@ def test_mount_that_is_refused(line: str, expected: int) -> None:
         "mount -t tmpfs -o ro,size=1m none /a",
         "mount none /a -o ro -o size=1m -ttmpfs",
         "mount -rt tmpfs --options=size=1m -- none /a",
+        "mount -m -vn -t tmpfs -o X-mount.mkdir,size=1m,nofail,ro none /a",
         "mount --types tmpfs --source none --target /a -o defaults,size=1m,x-foo,ro",
     ],
 )
@@ -449,9 +473,12 @@ def test_sb_error_with_cookie_and_text() -> None:
     assert error_of(line) == (errno.EUCLEAN, 16, b"bad magic  number")
 
 
-def test_sb_error_text_is_cut_between_characters() -> None:
-    text = error_of("sb error / EIO " + "a" + "é" * 100)[2]
-    assert text.decode() == "a" + "é" * ((TEXT_MAX - 1) // 2)
+@pytest.mark.parametrize(
+    ("text", "kept"), [("x" * 300, "x" * 103), ("é" * 100, "é" * 51), ("a" + "é" * 100, "a" + "é" * 51)]
+)
+def test_sb_error_text_fills_a_record_of_127_bytes_and_is_cut_between_characters(text: str, kept: str) -> None:
+    assert 8 + 16 + 103 == r.RECORD_MAX == 127
+    assert error_of(f"sb error / EIO {text}")[2].decode() == kept
 
 
 @pytest.mark.parametrize(
@@ -564,6 +591,19 @@ def test_remount_turns_the_superblock_then_the_mount() -> None:
     assert at(system, "/b").sb.read_only and not at(system, "/b").attr & 1
 
 
+@pytest.mark.parametrize("name", ["/dev/sdb1", "host:/x"])
+def test_remount_by_source_takes_the_newest(name: str) -> None:
+    system = make_system(
+        "mount /dev/sdb1 /a", "mount host:/x /c", f"mount {name} /b", f"mount -o remount,noexec {name}"
+    )
+    assert attribute_text(at(system, "/b").attr) == "rw,noexec,relatime"
+    assert refusal(system, "mount -o remount,ro /dev/sdc1").errno == errno.EINVAL
+
+
+def test_type_may_be_a_list() -> None:
+    assert at(make_system("mount -t xfs,ext4 /dev/sdb1 /a"), "/a").sb.fstype == "xfs"
+
+
 def test_remount_keeps_what_it_does_not_name() -> None:
     system = make_system("mount -t tmpfs -o nosuid,noatime,size=1m none /a", "mount -o remount,size=2m,mode=755 /a")
     mount = at(system, "/a")
@@ -575,6 +615,69 @@ def test_remount_keeps_what_it_does_not_name() -> None:
 def test_remount_of_a_plain_directory_is_refused(options: str) -> None:
     refused = refusal(make_system(), f"mount -o {options} /a")
     assert (refused.errno, refused.word) == (errno.EINVAL, 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ("noatime,norelatime", "rw,noatime"),
+        ("noatime,strictatime", "rw"),
+        ("strictatime,nostrictatime", "rw,relatime"),
+        ("nodiratime,strictatime,atime", "rw,nodiratime"),
+        ("user", "rw,nosuid,nodev,noexec,relatime"),
+        ("user,exec,suid", "rw,nodev,relatime"),
+        ("ro,users", "ro,nosuid,nodev,noexec,relatime"),
+        ("group", "rw,nosuid,nodev,relatime"),
+    ],
+)
+def test_options_are_flags_of_which_the_kernel_makes_attributes(options: str, text: str) -> None:
+    assert attribute_text(at(make_system(f"mount -t tmpfs -o {options} none /a"), "/a").attr) == text
+
+
+@pytest.mark.parametrize(
+    ("before", "options", "text"),
+    [
+        ("nosuid,noatime", "remount,bind,nodev /a", "rw,nosuid,nodev,noatime"),
+        ("nosuid,noatime", "remount,bind,nodev none /a", "rw,nodev,noatime"),  # told the source: forgotten
+        ("nosuid,noatime", "remount,bind,nodev,relatime none /a", "rw,nodev,relatime"),
+        ("nosuid,noatime", "remount,bind,relatime /a", "rw,nosuid,noatime"),
+        ("strictatime", "remount,bind,norelatime /a", "rw"),
+        ("strictatime", "remount,bind,nodiratime /a", "rw,nodiratime,relatime"),
+    ],
+)
+def test_remount_keeps_what_mountinfo_says(before: str, options: str, text: str) -> None:
+    system = make_system(f"mount -t tmpfs -o {before} none /a", f"mount -o {options}")
+    assert attribute_text(at(system, "/a").attr) == text
+
+
+def test_remount_of_a_read_only_mount_turns_the_superblock() -> None:
+    """mount(8) has one flag for both, and takes it from mountinfo when nothing is said."""
+    system = make_system("mount -t tmpfs none /a", "mount -o remount,bind,ro /a")
+    watch = make_watch(system, mount_a=1, sb_a=2)
+    run(system, "mount -o remount,nosuid /a")
+    assert brief(watch) == [(2, "readonly", int(r.SbFlag.IS_NOW_RO)), (1, "setattr", IS_NOW_RO)]
+    run(system, "mount -o remount,nosuid none /a")
+    assert not at(system, "/a").sb.read_only
+
+
+def test_remount_bind_takes_read_only_from_the_superblock() -> None:
+    system = make_system("mount /dev/sdb1 /a", "mount /dev/sdb1 /b", "mount -o remount,ro /b")
+    watch = make_watch(system, mount_a=1)
+    run(system, "mount -o remount,bind,nosuid /a")
+    assert brief(watch) == [(1, "readonly", IS_NOW_RO), (1, "setattr", IS_NOW_RO)]
+
+
+def test_bind_with_strictatime_alone_changes_nothing() -> None:
+    system = make_system("mount -t tmpfs none /a", "mount --bind -o strictatime /a /b")
+    assert attribute_text(at(system, "/b").attr) == "rw,relatime"
+
+
+def test_propagation_by_option_needs_a_source() -> None:
+    system = make_system("mount -t tmpfs none /a")
+    assert refusal(system, "mount -o shared /a").errno == errno.EINVAL
+    for line in ("mount --make-shared /a", "mount -o slave none /a", "mount -t none --make-unbindable none /a"):
+        run(system, line)
+    assert at(system, "/a").unbindable and len(system.mounts.by_id) == 2
 
 
 TREE = ("mount -t tmpfs none /a", "mount -t tmpfs -o ro none /a/x", "mount -t tmpfs none /a/x/k")
@@ -604,6 +707,20 @@ def test_remount_recursively_leaves_the_superblock_alone() -> None:
     system = make_system(*TREE, "mount -o remount,noexec=recursive,ro=recursive /a")
     assert not at(system, "/a").sb.read_only
     assert attribute_text(at(system, "/a/x/k").attr) == "ro,noexec,relatime"
+
+
+def test_recursive_words_alone_are_mount_setattr_and_not_mount() -> None:
+    """Of which one sets an atime in place of another, and the other reads words back from mountinfo."""
+    system = make_system("mount -t tmpfs -o noatime none /a", "mount -t tmpfs -o strictatime,nodiratime none /b")
+    run(system, "mount -o remount,bind,relatime=recursive /a")
+    run(system, "mount -o remount,bind,nosuid=recursive /b")
+    assert attribute_text(at(system, "/a").attr) == "rw,relatime"
+    assert attribute_text(at(system, "/b").attr) == "rw,nosuid,nodiratime"
+
+
+def test_remount_with_other_words_recursive_turns_the_superblock_if_that_is_said() -> None:
+    system = make_system("mount -t tmpfs none /a", "mount -o remount,ro,noexec=recursive /a")
+    assert at(system, "/a").sb.read_only and attribute_text(at(system, "/a").attr) == "ro,noexec,relatime"
 
 
 def test_rbind_with_recursive_options_changes_the_copies_and_keeps_the_rest() -> None:

@@ -212,6 +212,7 @@ def test_commands_of_roots_process_for_another_are_of_that_user(system: System) 
     [
         ("process new", errno.EINVAL, 3),
         ("process new p uid=x", errno.EINVAL, 4),
+        ("process new p uid=4294967296", errno.EINVAL, 4),
         ("process new p uid=1000 uid=1000", errno.EINVAL, 5),
         ("process new p uid=0", errno.EPERM, 3),
         ("process exit p", errno.ESRCH, 3),

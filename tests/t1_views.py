@@ -43,7 +43,7 @@ def test_mountinfo_of_the_root_has_a_parent_that_is_not_there() -> None:
         ("ro,size=1m", "ro,relatime", "ro,size=1m"),
         ("noexec,nodev,nosuid,noatime,nodiratime", "rw,nosuid,nodev,noexec,noatime,nodiratime", "rw"),
         ("strictatime,nosymfollow", "rw,nosymfollow", "rw"),
-        ("noatime,relatime,sync,lazytime", "rw,relatime", "rw,sync,lazytime"),
+        ("noatime,relatime,sync,lazytime", "rw,noatime", "rw,sync,lazytime"),
         ("noexec,exec,sync,async,nofail,x-a=b", "rw,relatime", "rw"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Completion in the shells themselves."""
+"""Completion in the shells themselves, of what the parsers know; t3_completion has what a mount knows."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from scripts.completions import FILES, FOLDER, mount_parser, text
 from tests.tools import LIMIT
 from wqfs.cli import COMMANDS
+from wqfs.cli.complete import KINDS
 from wqfs.fs.options import parse_command_line
 
 
@@ -27,6 +28,11 @@ def shell(name: str, script: str, *words: str) -> str:
 @pytest.mark.parametrize("name", FILES)
 def test_scripts_are_those_of_the_parsers(name: str) -> None:
     assert (FOLDER / FILES[name]).read_text() == text(name), "run python -m scripts.completions"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_scripts_ask_for_each_kind_that_wqfs_answers(name: str) -> None:
+    assert set(re.findall(r"(?:\b_wqfs_ask |\bkind=)([a-z][a-z-]+)", (FOLDER / FILES[name]).read_text())) == set(KINDS)
 
 
 def bash(*words: str) -> list[str]:

@@ -21,7 +21,7 @@ from wqfs.queue import DEPTH_MAX
 
 RUN_ELSEWHERE = {
     r"docs/scenarios/[a-z-]+\.md": "tests/t3_play.py plays each, tests/t1_scenario.py holds its page",
-    r"docs/how-to/service\.md": "wants a systemd of its own and root's /etc",
+    r"docs/how-to/service\.md": "tests/t5_booted_docs.py runs it on a systemd of its own",
     r"docs/how-to/containers\.md": "wants container runtimes: tests/t5_containers.py runs each block",
 }
 """Pages, as patterns, whose blocks are not run here."""
@@ -134,6 +134,7 @@ def test_every_table_stands_on_a_page() -> None:
 
 def test_commands_page_is_that_of_the_table() -> None:
     assert (ROOT / "docs/commands.md").read_text() == commands_page.page()
+    assert (ROOT / "docs/man/wqfs-commands.5").read_text() == commands_page.man_page()
 
 
 def test_structures_on_the_page_are_those_of_the_header() -> None:

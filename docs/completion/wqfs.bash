@@ -29,24 +29,38 @@ _shtab_wqfs_umount_option_strings=(-h --help --mount --lazy -l)
 _shtab_wqfs_option_strings=(-h --help)
 
 _shtab_wqfs_mount_pos_0_COMPGEN=_shtab_compgen_dirs
-_shtab_wqfs_tail___mount_COMPGEN=_shtab_compgen_dirs
+_shtab_wqfs_mount__o_COMPGEN=_wqfs_ask_options
+_shtab_wqfs_tail_pos_0_COMPGEN=_wqfs_ask_watch
+_shtab_wqfs_tail___mount_COMPGEN=_wqfs_dir_or_mount
+_shtab_wqfs_tail___object_COMPGEN=_wqfs_ask_object
 _shtab_wqfs_tail___cursor_file_COMPGEN=_shtab_compgen_files
-_shtab_wqfs_wait___mount_COMPGEN=_shtab_compgen_dirs
-_shtab_wqfs_post___mount_COMPGEN=_shtab_compgen_dirs
-_shtab_wqfs_watch___mount_COMPGEN=_shtab_compgen_dirs
-_shtab_wqfs_run___mount_COMPGEN=_shtab_compgen_dirs
-_shtab_wqfs_play_pos_0_COMPGEN=_shtab_compgen_files
-_shtab_wqfs_play___mount_COMPGEN=_shtab_compgen_dirs
-_shtab_wqfs_record___mount_COMPGEN=_shtab_compgen_dirs
+_shtab_wqfs_wait_pos_1_COMPGEN=_wqfs_ask_condition_name
+_shtab_wqfs_wait___mount_COMPGEN=_wqfs_dir_or_mount
+_shtab_wqfs_post_pos_0_COMPGEN=''
+_shtab_wqfs_post___mount_COMPGEN=_wqfs_dir_or_mount
+_shtab_wqfs_watch_make___object_COMPGEN=_wqfs_ask_object
+_shtab_wqfs_watch_change_pos_0_COMPGEN=_wqfs_ask_watch
+_shtab_wqfs_watch_change___object_COMPGEN=_wqfs_ask_object
+_shtab_wqfs_watch_remove_pos_0_COMPGEN=_wqfs_ask_watch
+_shtab_wqfs_watch___mount_COMPGEN=_wqfs_dir_or_mount
+_shtab_wqfs_run___mount_COMPGEN=_wqfs_dir_or_mount
+_shtab_wqfs_run__o_COMPGEN=_wqfs_ask_options
+_shtab_wqfs_play_pos_0_COMPGEN=_wqfs_file_or_scenario
+_shtab_wqfs_play___mount_COMPGEN=_wqfs_dir_or_mount
+_shtab_wqfs_record_pos_0_COMPGEN=_wqfs_ask_watch
+_shtab_wqfs_record___mount_COMPGEN=_wqfs_dir_or_mount
+_shtab_wqfs_record___object_COMPGEN=_wqfs_ask_object
 _shtab_wqfs_record___output_COMPGEN=_shtab_compgen_files
 _shtab_wqfs_record__o_COMPGEN=_shtab_compgen_files
-_shtab_wqfs_settle___mount_COMPGEN=_shtab_compgen_dirs
-_shtab_wqfs_status_pos_0_COMPGEN=_shtab_compgen_dirs
-_shtab_wqfs_status___mount_COMPGEN=_shtab_compgen_dirs
-_shtab_wqfs_top___mount_COMPGEN=_shtab_compgen_dirs
+_shtab_wqfs_settle_pos_0_COMPGEN=_wqfs_ask_watch
+_shtab_wqfs_settle___mount_COMPGEN=_wqfs_dir_or_mount
+_shtab_wqfs_status_pos_0_COMPGEN=_wqfs_dir_or_mount
+_shtab_wqfs_status___mount_COMPGEN=_wqfs_dir_or_mount
+_shtab_wqfs_top___mount_COMPGEN=_wqfs_dir_or_mount
 _shtab_wqfs_handover_pos_0_COMPGEN=_shtab_compgen_dirs
-_shtab_wqfs_umount_pos_0_COMPGEN=_shtab_compgen_dirs
-_shtab_wqfs_umount___mount_COMPGEN=_shtab_compgen_dirs
+_shtab_wqfs_handover__o_COMPGEN=_wqfs_ask_options
+_shtab_wqfs_umount_pos_0_COMPGEN=_wqfs_dir_or_mount
+_shtab_wqfs_umount___mount_COMPGEN=_wqfs_dir_or_mount
 
 _shtab_wqfs_tail___event_choices=(meta key mount sb block removal loss instantiated updated linked unlinked cleared revoked invalidated setattr new_mount unmount expiry readonly move_from move_to error edquot network timeout no_space recoverable_transport critical_target critical_nexus critical_medium protection kernel_resource device_resource io)
 _shtab_wqfs_tail__e_choices=(meta key mount sb block removal loss instantiated updated linked unlinked cleared revoked invalidated setattr new_mount unmount expiry readonly move_from move_to error edquot network timeout no_space recoverable_transport critical_target critical_nexus critical_medium protection kernel_resource device_resource io)
@@ -145,6 +159,30 @@ _shtab_wqfs_pos_0_nargs=A...
 _shtab_wqfs__h_nargs=0
 _shtab_wqfs___help_nargs=0
 
+
+# Custom Preamble
+# _wqfs_ask KIND [plain]: what wqfs itself says fits here, a word a line, as it must stand in the line; plain: not
+# quoted, where bash does it.
+_wqfs_ask() {
+  local command=${COMP_WORDS[0]/#\~/$HOME} line=${COMP_LINE:0:COMP_POINT} word
+  local typed=${line##*[[:space:]]} head=
+  # What stands before the last = or : is no part of the word for readline.
+  [[ $COMP_WORDBREAKS == *:* ]] && head=${typed%"${typed##*[=:]}"}
+  while IFS=$'\t' read -r word _; do
+    [[ -n $2 || ${COMP_WORDS[COMP_CWORD]} == [\'\"]* || $word != *[!A-Za-z0-9_@%+=:,./-]* ]] ||
+      printf -v word %q "$word"
+    printf '%s\n' "${word#"$head"}"
+  done < <("$command" --complete "$1" --line "$line" 2>/dev/null)
+}
+_wqfs_ask_watch() { _wqfs_ask watch; }
+_wqfs_ask_options() { _wqfs_ask options; }
+_wqfs_ask_condition_name() { _wqfs_ask condition-name; }
+_wqfs_ask_object() { _wqfs_ask object; }
+# (The names of the next two tell shtab to quote what they give, as the names of files.)
+_wqfs_file_or_scenario() { _wqfs_ask scenario plain; compgen -f -- "$1"; }
+_wqfs_dir_or_mount() { _wqfs_ask mount plain; compgen -d -- "$1"; }
+
+# End Custom Preamble
 
 # $1=COMP_WORDS[1]
 _shtab_compgen_files() {
@@ -295,4 +333,22 @@ _shtab_wqfs() {
   return 0
 }
 
-complete -o bashdefault -F _shtab_wqfs wqfs
+# What shtab does not see: the words of the language of post, whose options are not the command's own, and the form
+# without the word mount.
+_wqfs() {
+  local line kind= before=${COMP_WORDS[COMP_CWORD-1]}
+  COMPREPLY=()
+  if [[ ${COMP_WORDS[1]} == post && $COMP_CWORD -gt 1 && $before != --mount ]]; then
+    kind=post
+  elif [[ $before == -o && " ${_shtab_wqfs_subparsers[*]} " != *" ${COMP_WORDS[1]} "* ]]; then
+    kind=options
+  fi
+  if [[ -n $kind ]]; then
+    while IFS= read -r line; do COMPREPLY+=("$line"); done < <(_wqfs_ask $kind)
+  fi
+  if [[ ${#COMPREPLY[@]} = 0 ]]; then _shtab_wqfs "$@"; fi
+  if [[ ${#COMPREPLY[@]} = 1 && ${COMPREPLY[0]} == *= ]]; then compopt -o nospace 2>/dev/null; fi
+  return 0
+}
+
+complete -o bashdefault -o default -F _wqfs wqfs

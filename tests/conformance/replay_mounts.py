@@ -6,8 +6,8 @@ watch of nothing. A step is one of
 
     mkdir   directories; the simulated system has none, every absolute path is a place
     watch   a path, under `id`, -1 to remove; `want` 0 or the errno's name
-    do      a command line of mount(8) or umount(8); `want` its exit code (`rc`: 0, or 32 when it is
-            refused) and the `records` read after it
+    do      a command line of mount(8) or umount(8); `want` its exit code (`rc`: 0, or another, as 32, when
+            it is refused) and the `records` read after it
 
 A record is named by `id` and `event`, `on` and `aux` (null for none) as mountpoints, those of after
 the command, of before it for what is gone, and `flags`; or by `meta`, and for a removal `of`.
@@ -41,7 +41,7 @@ def answer(step: Step, face: Face) -> Any:
     """What a step gives; None for one that gives nothing."""
     if "watch" in step:
         return _watch(step, face)
-    return _do(step["do"], face) if "do" in step else None
+    return _do(step, face) if "do" in step else None
 
 
 def _watch(step: Step, face: Face) -> Any:
@@ -53,13 +53,15 @@ def _watch(step: Step, face: Face) -> Any:
     return 0
 
 
-def _do(line: str, face: Face) -> Any:
+def _do(step: Step, face: Face) -> Any:
     names = mountpoints(face.mountinfo())
     rc = 0
     try:
-        face.run(line)
+        face.run(step["do"])
     except OSError:
-        rc = MOUNT_FAILED
+        # The language says refused or not. umount(8) adds up the codes of several directories, and both
+        # have 1 for what they did not try.
+        rc = step["want"]["rc"] or MOUNT_FAILED
     names.update(mountpoints(face.mountinfo()))
     try:
         records = [_named(record, names) for record in r.decode(face.read())]
@@ -127,7 +129,9 @@ def _is_understood(step: Any) -> bool:
     except (ValueError, AttributeError):
         return False
     want = step.get("want")
-    return words[:1] in (["mount"], ["umount"]) and isinstance(want, dict) and {"rc", "records"} <= want.keys()
+    if words[:1] not in (["mount"], ["umount"]) or not isinstance(want, dict):
+        return False
+    return isinstance(want.get("rc"), int) and isinstance(want.get("records"), list)
 
 
 def replay(paths: list[str], face: str) -> int:

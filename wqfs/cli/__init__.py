@@ -51,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     helper = _is_helper_call(words)
     if words and words[0] in COMMANDS and not helper:
         return _guarded(words[0], words[1:])
+    if words[:1] == ["--complete"]:  # asked by the shells' completion: cli/complete.py
+        return _guarded("complete", words[1:])
     if words[:1] == ["mount"]:
         del words[0]
     elif words in (["--help"], ["-h"]):

@@ -75,6 +75,13 @@ _SOCKET: Final = "unix:"
 _IGNORED_PREFIXES: Final = ("x-", "X-", "comment=", "context=", "subtype=", "helper=", "uhelper=")
 
 
+def option_words() -> list[tuple[str, str]]:
+    """The words that may stand after `-o`, for completion: with `=` where a value follows, and what values."""
+    flags = [(name, "") for name in _FLAGS]
+    values = [(f"{name}=", f"{low}..{high}") for name, (low, high) in BOUNDS.items()]
+    return sorted([*flags, *values, ("umask=", "octal"), ("fsname=", ""), *((word, "") for word in sorted(_KERNEL))])
+
+
 def parse_options(text: str, options: Options = Options()) -> Options:
     """`options` with what `-o text` says. Raises UsageError, naming the word."""
     for word in re.split(r"(?<!\\),", text):

@@ -52,7 +52,7 @@ class Command:
     run takes the system, who asks, the arguments after the words, and the time in nanoseconds
     since the epoch. It raises Refused: EINVAL with `word` set (the words of the whole line, from 1)
     for arguments that make no sense, else what the kernel would answer. After a Refused nothing
-    has changed.
+    has changed, but by `umount`, which goes on as umount(8) does.
     """
 
     words: tuple[str, ...]

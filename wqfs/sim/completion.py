@@ -1,13 +1,15 @@
 """What may come next at the end of a line of the command language, from the table that parses.
 
-`data` is the table for who completes elsewhere (a shell); `candidates` completes here, with the
-names of a system when it is given one.
+`data` is the table for who completes elsewhere; `candidates` completes a line here, and `next_words` words that a
+shell has parted already, with the names of a system when they are given: from a System, or from its snapshot.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from wqfs.abi.errors import ERRNO_NAMES
 from wqfs.sim.command import Command
@@ -26,6 +28,41 @@ _ERRNOS = tuple(sorted(ERRNO_NAMES.values()))
 _VALUES = {"type": _FSTYPES, "options": OPTION_WORDS}
 """What the value of an option may be, by what the option means."""
 _KEY_TYPES = tuple(TYPES)
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What a simulated system has, by name. keys: of each its type and its description."""
+
+    mounts: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+    keys: tuple[tuple[str, str], ...] = ()
+    processes: tuple[str, ...] = ()
+
+    @classmethod
+    def of_system(cls, system: System) -> Names:
+        return cls(
+            tuple(mount.path for mount in system.mounts.by_id.values()),
+            tuple(sb.source for sb in system.superblocks.by_id.values()),
+            tuple(system.superblocks.devices.by_name),
+            tuple((key.type.name, key.description) for key in system.keys.by_serial.values()),
+            tuple(process.name for process in system.processes),
+        )
+
+    @classmethod
+    def of_snapshot(cls, snapshot: Mapping[str, Any]) -> Names:
+        """From the document of sim/snapshot. Raises KeyError and TypeError for another."""
+        return cls(
+            tuple(mount["mountpoint"] for mount in snapshot["mounts"]),
+            tuple(sb["source"] for sb in snapshot["superblocks"]),
+            tuple(device["name"] for device in snapshot["devices"]),
+            tuple((key["type"], key["description"]) for key in snapshot["keys"]),
+            tuple(process["name"] for process in snapshot["processes"]),
+        )
+
+
+NOTHING = Names()
 
 
 def kinds(command: Command) -> tuple[str, ...]:
@@ -67,21 +104,35 @@ def candidates(line: str, system: System | None = None) -> list[str]:
     except Refused:
         return []
     prefix = "" if not words or line[-1:] in (" ", "\t") else words.pop()
-    found = _following(words, prefix, system)
-    return sorted({quote(word) for word in found if word.startswith(prefix)})
+    names = NOTHING if system is None else Names.of_system(system)
+    return sorted({quote(word) for word in next_words(words, prefix, names)})
 
 
-def _following(words: list[str], prefix: str, system: System | None) -> Iterable[str]:
+def next_words(words: Sequence[str], prefix: str, names: Names = NOTHING) -> list[str]:
+    """The words that may come after `words` and begin with `prefix`, sorted, as they are: not quoted."""
+    given = list(words)
+    while given[:1] == ["as"] and len(given) > 1:
+        del given[:2]
+    return sorted({word for word in _following(given, prefix, names) if word.startswith(prefix)})
+
+
+def summary_of(words: Sequence[str]) -> str:
+    """What a command does, by its words, in a few; "" for what is no whole command."""
+    found = next((command.summary for command in COMMANDS if command.words == tuple(words)), "")
+    return re.split(r"[.;:](?: |$)", found, maxsplit=1)[0]
+
+
+def _following(words: list[str], prefix: str, names: Names) -> Iterable[str]:
     fitting = [command for command in COMMANDS if list(command.words[: len(words)]) == words]
     if any(len(command.words) > len(words) for command in fitting):
         return [command.words[len(words)] for command in fitting if len(command.words) > len(words)]
     for command in COMMANDS:
         if tuple(words[: len(command.words)]) == command.words:
-            return _arguments(command, words[len(command.words) :], prefix, system)
+            return _arguments(command, words[len(command.words) :], prefix, names)
     return ()
 
 
-def _arguments(command: Command, given: list[str], prefix: str, system: System | None) -> Iterable[str]:
+def _arguments(command: Command, given: list[str], prefix: str, names: Names) -> Iterable[str]:
     if given and given[-1] in command.valued:
         return _value(command.valued[given[-1]], prefix)
     if prefix.startswith("-"):
@@ -93,7 +144,9 @@ def _arguments(command: Command, given: list[str], prefix: str, system: System |
     ]
     expected = kinds(command)
     if len(positional) < len(expected):
-        return _names(command, expected[len(positional)], system)
+        return _names(command, expected[len(positional)].removesuffix("..."), names)
+    if expected and expected[-1].endswith("..."):
+        return _names(command, expected[-1].removesuffix("..."), names)
     return ()
 
 
@@ -105,7 +158,7 @@ def _value(meaning: str, prefix: str) -> Iterable[str]:
     return [before + comma + word for word in OPTION_WORDS]
 
 
-def _names(command: Command, kind: str, system: System | None) -> Iterable[str]:
+def _names(command: Command, kind: str, names: Names) -> Iterable[str]:
     if "|" in kind and kind.islower():
         return kind.split("|")
     if kind == "TYPE":
@@ -115,23 +168,20 @@ def _names(command: Command, kind: str, system: System | None) -> Iterable[str]:
     if kind.endswith("=N"):
         return (kind[:-1],)
     if kind in _KEY_KINDS:
-        return [*SPECIAL, *_descriptions(system, rings=kind != "KEY")]
-    if system is None:
-        return ()
-    if kind in ("DIR", "NEW", "OLD", "SUPERBLOCK", "DIR|SOURCE"):
-        sources = [sb.source for sb in system.superblocks.by_id.values()] if "S" in kind else []
-        return [*(mount.path for mount in system.mounts.by_id.values()), *sources]
+        return key_names(names, rings=kind != "KEY")
+    if command.words[0] in ("process", "as"):
+        return names.processes if kind.startswith("NAME") and command.words[1:] != ("new",) else ()
+    if kind in ("DIR", "SUPERBLOCK", "DIR|SOURCE"):
+        return [*names.mounts, *(names.sources if "S" in kind else ())]
     if kind in ("DEVICE", "SOURCE"):
-        paths = [mount.path for mount in system.mounts.by_id.values()] if kind == "SOURCE" else []  # of --bind
-        return [*system.superblocks.devices.by_name, *paths]
+        return [*names.devices, *(names.mounts if kind == "SOURCE" else ())]  # a mount of --bind
     return ()
 
 
 _KEY_KINDS = frozenset(("KEY", "KEYRING", "FROM", "TO", "DESTINATION"))
 
 
-def _descriptions(system: System | None, *, rings: bool) -> Iterable[str]:
-    if system is None:
-        return ()
-    keys = system.keys.by_serial.values()
-    return [f"%{k.type.name}:{k.description}" for k in keys if not rings or k.type.name == "keyring"]
+def key_names(names: Names, *, rings: bool) -> list[str]:
+    """How keys can be named; rings: those that are keyrings alone."""
+    return [*SPECIAL, *(f"%{type_}:{description}" for type_, description in names.keys
+                        if not rings or type_ == "keyring")]  # fmt: skip

@@ -24,7 +24,7 @@ _COMPARE: dict[str, Callable[[int, int], bool]] = {
     "": lambda a, b: a == b, "==": lambda a, b: a == b, "!=": lambda a, b: a != b, ">=": lambda a, b: a >= b,
     "<=": lambda a, b: a <= b, ">": lambda a, b: a > b, "<": lambda a, b: a < b,
 }  # fmt: skip
-_OWN = ("watch", "within", "count", "absent", "status", "file", "contains", "lacks")
+OWN_KEYS = ("watch", "within", "count", "absent", "status", "file", "contains", "lacks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def parse_expectation(
         raise Complaint(f"{place}: expect: expected watch or file, and not both")
     if watch and watch not in watches:
         raise Complaint(f"{place}: expect: there is no watch {watch!r}: there are {', '.join(watches) or 'none'}")
-    members = {key: value for key, value in table.items() if key not in _OWN}
+    members = {key: value for key, value in table.items() if key not in OWN_KEYS}
     absent = table.get("absent", False)
     count = table.get("count", 1)
     status = table.get("status", {})

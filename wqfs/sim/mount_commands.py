@@ -22,7 +22,7 @@ _MOUNT_FLAGS = {
     "-r": "ro", "--read-only": "ro", "-w": "rw", "--rw": "rw", "--read-write": "rw",
     "-B": "bind", "--bind": "bind", "-R": "rbind", "--rbind": "rbind", "-M": "move", "--move": "move",
     "-n": "", "--no-mtab": "", "-v": "", "--verbose": "", "-s": "", "-i": "", "--internal-only": "",
-    "-c": "", "--no-canonicalize": "",
+    "-c": "", "--no-canonicalize": "", "-m": "", "--mkdir": "",
     **{f"--make-{word}": word for word in mount_options.PROPAGATION},
 }  # fmt: skip
 _MOUNT_VALUED = {
@@ -33,7 +33,7 @@ _UMOUNT_FLAGS = {
     "-l": "lazy", "--lazy": "lazy", "-R": "recursive", "--recursive": "recursive",
     "-A": "all", "--all-targets": "all",
     "-f": "", "--force": "", "-n": "", "--no-mtab": "", "-v": "", "--verbose": "", "-q": "", "--quiet": "",
-    "-i": "", "--internal-only": "", "-c": "", "--no-canonicalize": "",
+    "-i": "", "--internal-only": "", "-c": "", "--no-canonicalize": "", "-d": "", "--detach-loop": "",
 }  # fmt: skip
 
 
@@ -50,9 +50,11 @@ def _parse_and_mount(system: System, arguments: Sequence[str], now_ns: int, *, a
     texts: list[str] = []
     fstype = ""
     source = target = None
+    make = False  # --make-shared and its kin alone need no source; -o shared would look into fstab
     for meaning, value, word in given:
         if meaning == "type":
-            fstype = value if value != "auto" else ""
+            fstype = value.partition(",")[0]  # of several the first one that will do: here any does
+            fstype = fstype if fstype != "auto" else ""
         elif meaning == "options":
             texts.append(value)
         elif meaning == "source":
@@ -61,6 +63,7 @@ def _parse_and_mount(system: System, arguments: Sequence[str], now_ns: int, *, a
             target = (value, word)
         elif meaning:
             texts.append(meaning)
+            make = make or meaning in mount_options.PROPAGATION
     options = mount_options.parse(",".join(texts))
     target = target or (rest.pop() if rest else None)
     source = source or (rest.pop() if rest else None)
@@ -75,10 +78,26 @@ def _parse_and_mount(system: System, arguments: Sequence[str], now_ns: int, *, a
             assert source is not None
             mounting.mount(system, source[0], target[0], fstype, options, now_ns, automount=True)
             return
+        if not options.operations and _is_propagation_alone(source, fstype, options, make):
+            system.mounts.mounted_at(target[0])
+            _make(system, target[0], options)
+            return
         _carry_out(system, source, target[0], fstype, options, now_ns)
     except Refused as refused:
         refused.word = refused.word or target[1]
         raise
+
+
+def _is_propagation_alone(source: args.Word | None, fstype: str, options: MountOptions, make: bool) -> bool:
+    """Whether nothing is mounted (mnt_context_propagation_only of libmount)."""
+    if source is None:
+        return make
+    return bool(options.propagation) and source[0] == "none" and fstype in ("", "none") and not options.set
+
+
+def _make(system: System, target: str, options: MountOptions) -> None:
+    for word in options.propagation:
+        mounting.change_propagation(system, system.mounts.mounted_at(target), word)
 
 
 def _carry_out(
@@ -87,11 +106,11 @@ def _carry_out(
     """The system calls of one mount(8)."""
     operations = options.operations
     if "remount" in operations:
-        mount = system.mounts.mounted_at(target)
+        mount = _find(system, target) if source is None else system.mounts.mounted_at(target)
         if operations & {"bind", "rbind"}:
-            mounting.remount_bind(system, mount, options, now_ns)
+            mounting.remount_bind(system, mount, options, now_ns, forget=source is not None)
         else:
-            mounting.remount(system, mount, options, now_ns)
+            mounting.remount(system, mount, options, now_ns, forget=source is not None)
     elif operations:
         if len(operations) > 1 and operations != {"bind", "rbind"}:
             raise Refused(errno.EINVAL, f"expected one of {' and '.join(sorted(operations))}", 1)
@@ -99,13 +118,10 @@ def _carry_out(
             raise Refused(errno.EINVAL, "expected OLD and NEW", 1)
         _from_path(system, source, target, options, now_ns)
     elif source is None:
-        if not options.propagation:
-            raise Refused(errno.EINVAL, "expected SOURCE and DIR: there is no fstab")
-        system.mounts.mounted_at(target)
+        raise Refused(errno.EINVAL, "expected SOURCE and DIR: there is no fstab")
     else:
         mounting.mount(system, source[0], target, fstype, options, now_ns)
-    for word in options.propagation:
-        mounting.change_propagation(system, system.mounts.mounted_at(target), word)
+    _make(system, target, options)
 
 
 def _from_path(system: System, source: args.Word, target: str, options: MountOptions, now_ns: int) -> None:
@@ -130,25 +146,31 @@ def _umount(system: System, actor: Actor, arguments: Sequence[str], now_ns: int)
     given, rest = args.parse(arguments, 2, _UMOUNT_FLAGS, {})
     if not rest:
         raise Refused(errno.EINVAL, "expected DIR or SOURCE", 2 + len(arguments))
-    if len(rest) > 1:
-        raise Refused(errno.EINVAL, f"expected one DIR or SOURCE, not also {rest[1][0]!r}", rest[1][1])
-    name, word = rest[0]
     how = {meaning for meaning, _, _ in given}
-    try:
-        mount = _find(system, name)
-        if "all" in how:
-            mounting.umount_all(system, mount.sb, now_ns, lazy="lazy" in how, recursive="recursive" in how)
-        elif "recursive" in how:
-            mounting.umount_recursive(system, mount, now_ns)
-        else:
-            mounting.umount(system, mount, now_ns, lazy="lazy" in how)
-    except Refused as refused:
-        refused.word = refused.word or word
-        raise
+    first: Refused | None = None
+    for name, word in rest:  # as umount(8): each for itself, whatever became of the others
+        try:
+            _umount_one(system, name, how, now_ns)
+        except Refused as refused:
+            refused.word = refused.word or word
+            first = first or refused
+    if first is not None:
+        raise first
+
+
+def _umount_one(system: System, name: str, how: set[str], now_ns: int) -> None:
+    mount = _find(system, name)
+    if "all" in how:
+        mounting.umount_all(system, mount.sb, now_ns, lazy="lazy" in how, recursive="recursive" in how)
+    elif "recursive" in how:
+        mounting.umount_recursive(system, mount, now_ns)
+    else:
+        mounting.umount(system, mount, now_ns, lazy="lazy" in how)
 
 
 def _find(system: System, name: str) -> Mount:
-    """The mount at a mountpoint, else the newest from a source. EINVAL if another one covers that."""
+    """What a single word means to umount(8), and to mount(8) for a remount: the mount at a mountpoint, else
+    the newest from a source. EINVAL if another one covers that."""
     tree = system.mounts
     if name[:1] == "/":
         mount, place = tree.lookup(name)
@@ -179,10 +201,11 @@ COMMANDS = (
     Command(
         ("mount",),
         "mount [-t TYPE] [-o OPTIONS] [-r|-w] SOURCE DIR | --bind|--rbind|--move OLD NEW | "
-        "-o remount[,bind],OPTIONS DIR | --make-[r]shared|private|slave|unbindable DIR",
+        "-o remount[,bind],OPTIONS DIR|SOURCE | --make-[r]shared|private|slave|unbindable DIR",
         "Mount a filesystem, show or move a part of the tree elsewhere, change what is mounted, or who "
         "gets what is mounted on it. An attribute with =recursive, as in ro=recursive, is for the mounts "
-        "below too.",
+        "below too. As with mount(8) a remount keeps what is not named, unless SOURCE is named too, and a bind mount "
+        "with options is followed by a remount,bind of it.",
         "new_mount for each mount that appears, the copies on peers and slaves too; with --move move_from "
         "and move_to; with remount,bind readonly if that changes, and setattr; with remount the "
         "superblock's readonly if that changes, and setattr; none with --make-.",
@@ -195,9 +218,10 @@ COMMANDS = (
     ),
     Command(
         ("umount",),
-        "umount [-l|-R] [-A] DIR|SOURCE",
+        "umount [-l|-R] [-A] DIR|SOURCE...",
         "Unmount what is topmost at a mount point, and its copies on peers and slaves; with -l or -R, all "
-        "below it too; with -A, all mounts of that filesystem.",
+        "below it too; with -A, all mounts of that filesystem. Of several each is unmounted for itself, even if "
+        "another is refused.",
         "unmount for each mount; removal for each watch on one, and on a superblock that has no mount left.",
         _umount,
         "EBUSY: something is mounted below it, or it is the root mount; EINVAL: nothing is mounted there, or a line "

@@ -5,7 +5,8 @@ and who hears it is in ABI.md, 1, and `conformance/mounts.json`. All changes of 
 then its events, in order; last the objects that are gone take their watches with them.
 
 Where the kernel and this differ: the root mount cannot go, lazily neither (EBUSY); nothing keeps a
-mount busy but mounts below it.
+mount busy but mounts below it; what is mounted on / covers the root for all paths, where a process of
+the kernel goes on to begin at its own root below that.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 from wqfs.abi.records import MountFlag, MountSubtype, SbFlag, SbSubtype
 from wqfs.sim import propagation
 from wqfs.sim.errors import Refused
-from wqfs.sim.mount_options import MOUNT_ATTR__ATIME, MOUNT_ATTR_RDONLY, MountOptions
+from wqfs.sim.mount_options import MOUNT_ATTR_RDONLY, MountOptions
 from wqfs.sim.mounts import Mount, shown
 from wqfs.sim.superblocks import Superblock
 
@@ -39,7 +40,7 @@ def mount(
     """
     tree = system.mounts
     parent, place = tree.lookup(path)
-    sb = system.superblocks.get(source, fstype, options.read_only is True, options.fs)
+    sb = system.superblocks.get(source, fstype, bool(options.read_only), options.fs)
     try:
         if not place and parent.sb is sb:
             raise Refused(errno.EBUSY, f"{source} is mounted at {parent.path} already")
@@ -222,10 +223,11 @@ def change_propagation(system: System, mount: Mount, word: str) -> None:
             groups.make_private(each, unbindable=kind == "unbindable")
 
 
-def remount_bind(system: System, mount: Mount, options: MountOptions, now_ns: int) -> None:
+def remount_bind(system: System, mount: Mount, options: MountOptions, now_ns: int, *, forget: bool = False) -> None:
     """Change the attributes of one mount, and of all below it those with `=recursive`:
-    `-o remount,bind`."""
-    _set_attributes(system, {mount: options.attributes(mount.attr), **_below(mount, options)}, now_ns)
+    `-o remount,bind`. forget: those that are not named go, see MountOptions."""
+    attributes = options.attributes_after(mount.attr, read_only=mount.sb.read_only, forget=forget)
+    _set_attributes(system, {mount: attributes, **_below(mount, options)}, now_ns)
 
 
 def _below(mount: Mount, options: MountOptions) -> dict[Mount, int]:
@@ -263,25 +265,30 @@ def bind_attributes(system: System, mount: Mount, options: MountOptions, now_ns:
     but the atime ones being kept. With `=recursive` it is mount_setattr(2), which keeps what is not
     named."""
     if options.is_deep:
-        remount_bind(system, mount, options, now_ns)
-    elif options.set:
-        kept = 0 if options.clear & MOUNT_ATTR__ATIME else mount.attr & MOUNT_ATTR__ATIME
-        _set_attributes(system, {mount: options.set | kept}, now_ns)
+        attributes = options.attributes_after(mount.attr)
+        _set_attributes(system, {mount: attributes, **_below(mount, options)}, now_ns)
+    elif options.has_bindable:
+        _set_attributes(system, {mount: options.attributes_bound(mount.attr)}, now_ns)
 
 
-def remount(system: System, mount: Mount, options: MountOptions, now_ns: int) -> None:
+def remount(system: System, mount: Mount, options: MountOptions, now_ns: int, *, forget: bool = False) -> None:
     """Reconfigure the superblock, and the attributes of this mount of it: `-o remount`. Posts the
     superblock's readonly if that changed; of the mount setattr alone. What is `=recursive` changes the
-    mounts below as `remount_bind` does. Raises EBUSY while it is frozen (reconfigure_super)."""
+    mounts below as `remount_bind` does, and not the superblock. forget: attributes that are not named go,
+    see MountOptions. Raises EBUSY while it is frozen (reconfigure_super)."""
     sb = mount.sb
     if sb.frozen:
         raise Refused(errno.EBUSY, f"{sb.source} is frozen")
-    read_only = sb.read_only if options.read_only is None else options.read_only
+    attributes = options.attributes_after(mount.attr, read_only=sb.read_only, forget=forget)
+    if options.is_deep:
+        read_only = sb.read_only if options.read_only is None else options.read_only
+    else:  # one flag says it of both: a mount that was read-only turns its superblock so, if nothing is said
+        read_only = bool(attributes & MOUNT_ATTR_RDONLY)
     turned = read_only != sb.read_only
     fs_options = options.fs_options(sb.options)
     reconfigured = fs_options != sb.options
     sb.read_only, sb.options = read_only, fs_options
-    mount.attr = options.attributes(mount.attr)
+    mount.attr = attributes
     below = _below(mount, options)
     turned_below = _assign(system, below)
     if turned:

@@ -15,6 +15,9 @@ from wqfs.sim.expectation import Expectation, parse_expectation
 from wqfs.sim.scenario import Scenario, Step, WatchSpec
 from wqfs.sim.scenario_text import NS_PER_S, Complaint, text_of
 
+SCENARIO_KEYS = ("title", "story", "seed", "watch", "step")
+WATCH_KEYS = ("name", "objects", "filter", "depth")
+STEP_KEYS = ("name", "at", "every", "repeat", "jitter", "run", "records", "refused", "expect")
 REPEAT_MAX = 1_000_000
 _UNITS_NS = {"us": 1_000, "ms": 1_000_000, "s": NS_PER_S, "m": 60 * NS_PER_S, "h": 3600 * NS_PER_S}
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(us|ms|s|m|h)", re.ASCII)
@@ -38,7 +41,7 @@ def parse(text: str, name: str = "scenario") -> Scenario:
 
 
 def _scenario(document: Mapping[str, Any]) -> Scenario:
-    known = _Table("the scenario", document, ("title", "story", "seed", "watch", "step"))
+    known = _Table("the scenario", document, SCENARIO_KEYS)
     watches = tuple(_watch(at, table) for at, table in enumerate(known.tables("watch"), 1))
     names = [watch.name for watch in watches]
     if len(set(names)) != len(names):
@@ -54,7 +57,7 @@ def _scenario(document: Mapping[str, Any]) -> Scenario:
 
 
 def _watch(at: int, table: Mapping[str, Any]) -> WatchSpec:
-    known = _Table(f"watch {at}", table, ("name", "objects", "filter", "depth"))
+    known = _Table(f"watch {at}", table, WATCH_KEYS)
     name = known.text("name", None)
     if not _WATCH_NAME.fullmatch(name) or name in (".", ".."):
         known.wrong("name", "letters, digits, _, . and -", name)
@@ -62,12 +65,9 @@ def _watch(at: int, table: Mapping[str, Any]) -> WatchSpec:
     return WatchSpec(name, known.lines("objects"), known.lines("filter"), depth)
 
 
-_STEP_KEYS = ("name", "at", "every", "repeat", "jitter", "run", "records", "refused", "expect")
-
-
 def _step(at: int, table: Mapping[str, Any], watches: Sequence[str]) -> Step:
     called = table.get("name")
-    known = _Table(f"step {at} ({called})" if isinstance(called, str) else f"step {at}", table, _STEP_KEYS)
+    known = _Table(f"step {at} ({called})" if isinstance(called, str) else f"step {at}", table, STEP_KEYS)
     step = Step(
         name=known.text("name", f"step {at}"),
         at_ns=known.duration("at") if "at" in table else None,

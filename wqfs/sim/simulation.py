@@ -59,7 +59,8 @@ class Simulation:
         self.run(f"clock advance {seconds:.9f}")
 
     def run(self, line: str, *, uid: int = 0, gid: int = 0) -> None:
-        """Carry out one line, as a user. Raises Refused, and then nothing has changed."""
+        """Carry out one line, as a user. Raises Refused, and then nothing has changed, but by `umount` of
+        several."""
         if (uid, gid) != (self._actor.uid, self._actor.gid):
             self._actor = Actor(uid, gid)
             self.system.keys.login(self._actor)

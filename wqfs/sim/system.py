@@ -64,8 +64,8 @@ class System:
         """Carry out one command line; a line without words does nothing.
 
         Keys that expired long ago are collected first, for nothing here runs by itself. Raises
-        Refused, and then the command has done nothing: EINVAL, with the word at fault, for what is
-        no command, else what the kernel would answer.
+        Refused, and then the command has done nothing (but `umount` of several, see there): EINVAL,
+        with the word at fault, for what is no command, else what the kernel would answer.
         """
         words = split(line)
         if words:
