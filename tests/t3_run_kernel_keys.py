@@ -12,7 +12,7 @@ import pytest
 
 from scripts import pages
 from tests.running import KERNEL, RUN, run, running
-from tests.t3_run_programs import RECORDS
+from tests.t3_run_programs import RECORDS, with_names
 from tests.tools import LIMIT, ROOT
 
 IN_A_SESSION = ("keyctl", "session", "-")
@@ -233,6 +233,18 @@ def test_keys_are_the_kernels_and_the_session_is_that_of_who_runs_it() -> None:
     shown = re.findall(r"^ *(\d+) .* user: (\w+)$", done.stdout, re.MULTILINE)
     assert sorted(shown) == sorted([(before, "before"), (inside, "inside")] * 2)
     assert rest[-1] == "1"
+
+
+def test_every_command_of_keyctl_goes_to_the_kernel() -> None:
+    script = ROOT / "tests/keyctl_commands.sh"
+    here = subprocess.run(["sh", script], capture_output=True, text=True, check=False)
+    done = run("sh", script, options=KERNEL)
+    assert (done.returncode, done.stderr) == (here.returncode, here.stderr)
+    # Of a key that has just ended the kernel says one thing or another, by what its collector did meanwhile.
+    mine, kernels = (
+        [line for line in with_names(each.stdout) if not line.startswith("keyctl_read_alloc:")] for each in (done, here)
+    )
+    assert mine == kernels
 
 
 def test_run_without_a_session_of_its_own_has_one_for_all_its_processes() -> None:
