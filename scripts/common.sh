@@ -80,6 +80,8 @@ missing_packages() {
     have zsh || echo zsh
     have fish || echo fish
     have keyctl || echo keyutils
+    have strace || echo strace
+    have pstree || echo psmisc
     have awk || echo mawk
     have sed || echo sed
     have grep || echo grep

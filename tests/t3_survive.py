@@ -101,7 +101,7 @@ def test_waiting_read_is_interrupted_after(mount: Mount) -> None:
 def test_everything_is_as_it_was(mount: Mount) -> None:
     mount.post(
         "mount /dev/sdb1 /mnt -t ext4", "mount --make-shared /mnt", "key newring ring @s", "key add user k x ring",
-        "key timeout k 1000", "process new p 0 0", "as p key add user own x @p", "device add /dev/sdc",
+        "key timeout k 1000", "process new p", "as p key add user own x @p", "device add /dev/sdc",
         "sb error /mnt EIO",
     )  # fmt: skip
     folder = mount.watch("kept")
