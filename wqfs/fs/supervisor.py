@@ -120,6 +120,8 @@ class _Supervisor:
                         os.kill(self._daemon, order)
             code = self._reap()
             if code is not None:
+                signal.pthread_sigmask(signal.SIG_BLOCK, {*stop_signals, signal.SIGCHLD})
+                signal.set_wakeup_fd(-1)
                 return code
 
     def _hear(self) -> None:
