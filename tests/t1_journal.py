@@ -40,6 +40,14 @@ def test_turning_to_the_next_checkpoint_leaves_the_one_before_whole() -> None:
     assert list(journal.entries(3)) == []
 
 
+def test_checkpoint_counts_by_its_number_and_its_process() -> None:
+    journal = Journal()
+    journal.turn_to(7, 4711)
+    assert journal.counts(7, 4711)
+    assert not journal.counts(7, 4712) and not journal.counts(6, 4711)
+    assert journal.generation == 7
+
+
 def test_successor_goes_on_after_what_is_there() -> None:
     journal = Journal()
     journal.turn_to(1)
@@ -188,6 +196,31 @@ def test_answers_outlive_a_successor_that_dies_before_they_are_asked_for(start: 
     next_one.recorder.journal.turn_to(2)  # its checkpoint, and it dies
     next_one.recorder.catch_up(2)
     assert next_one.answers(next_one.read(queue, again=unique)) == [RECORD]
+
+
+def test_successor_of_a_successor_does_again_what_that_one_did(start: Start) -> None:
+    machine, queue, records = start()
+    waits = machine.read(queue)
+    second = successor(machine, start)  # forgets who waits; then
+    second.write(records, RECORD)
+    assert second.answers(second.read(queue, again=waits)) == [RECORD]
+    third = successor(second, start)
+    assert third.answers(third.read(queue)) == []
+    assert third.answers(third.read(queue, again=waits)) == [RECORD]
+
+
+def test_name_left_out_once_is_left_out_again(start: Start) -> None:
+    machine, _, _ = start()
+    machine.ask(fuse.MKDIR, struct.pack("=II", 0o755, 0) + b"new\0")
+    machine.filesystem.make_watch("new", 0, 0)
+    machine.recorder.name_changed(("mkdir", "new", 0, 0))
+    second = successor(machine, start)
+    unique = second.ask(fuse.MKDIR, struct.pack("=II", 0o755, 0) + b"new\0")
+    second.filesystem.make_watch("new", 0, 0)
+    second.recorder.name_changed(("mkdir", "new", 0, 0))
+    second.recorder.replied(fuse.OUT_HEADER.pack(16, 0, unique))
+    third = successor(second, start)
+    assert list(third.filesystem.watches.by_name) == ["w", "new"]
 
 
 def test_name_whose_reply_never_left_is_left_out(start: Start) -> None:

@@ -77,7 +77,7 @@ class Checkpoints:
         if not waits:  # killed at once: the one before goes on waiting
             os.close(dismiss)
             return False
-        self._journal.turn_to(generation)
+        self._journal.turn_to(generation, pid)
         self.dismiss()
         self._dismiss = dismiss
         self.waiting_fd = os.pidfd_open(pid)
@@ -116,8 +116,8 @@ class Checkpoints:
             os.close(dismissed)
             if pid and self._told is not None:
                 self._told.has_died(pid, os.waitpid(pid, 0)[1])
-            if self._journal.generation != generation:
-                os._exit(0)  # a newer one waits
+            if not self._journal.counts(generation, os.getpid()):
+                os._exit(0)  # a newer one waits, or this one was never waited for
             if attempt:
                 time.sleep(min(_BACK_OFF_S * 2 ** (attempt - 1), _LONGEST_S))
             dismissed, dismiss = os.pipe2(os.O_CLOEXEC)

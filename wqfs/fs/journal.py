@@ -5,7 +5,7 @@ counts: a process that was forked as generation G holds the state as it was then
 the other, in turn) has what came after. An entry counts once its buffer's length says so; that is written last, so
 that a writer killed at any moment leaves whole entries alone.
 
-    header   generation u64, length of either buffer u64
+    header   which counts u64: the generation, 32 bits, and the pid of the checkpoint; length of either buffer u64
     entry    bytes of payload u32, kind u32, time in nanoseconds u64, payload
 """
 
@@ -22,7 +22,7 @@ _GENERATION_AT: Final = 0
 _LENGTH_AT: Final = (8, 16)
 _DATA_AT: Final = mmap.PAGESIZE
 
-SIZE: Final = 4 << 20
+SIZE: Final = 2 << 20
 """Bytes of either buffer: what a successor has to do again is at most this much."""
 FULL: Final = SIZE - (1 << 20)
 """From here on a checkpoint is due; what is above is for what cannot wait for it."""
@@ -45,7 +45,12 @@ class Journal:
     @property
     def generation(self) -> int:
         """The checkpoint that counts."""
-        return int(_U64.unpack_from(self._memory, _GENERATION_AT)[0])
+        return int(_U64.unpack_from(self._memory, _GENERATION_AT)[0]) >> 32
+
+    def counts(self, generation: int, pid: int) -> bool:
+        """Whether the checkpoint with that generation, which waits in the process `pid`, is the one that counts. The
+        number alone would not do: a daemon that died while it took one leaves another with the number of the next."""
+        return bool(_U64.unpack_from(self._memory, _GENERATION_AT)[0] == generation << 32 | pid)
 
     @property
     def is_full(self) -> bool:
@@ -66,12 +71,13 @@ class Journal:
         self._end = end
         _U64.pack_into(memory, _LENGTH_AT[self._side], end)
 
-    def turn_to(self, generation: int) -> None:
-        """From now on checkpoint `generation` counts, and what is appended comes after it."""
+    def turn_to(self, generation: int, pid: int = 0) -> None:
+        """From now on checkpoint `generation`, which waits in the process `pid`, counts, and what is appended comes
+        after it."""
         self._side = generation & 1
         self._end = 0
         _U64.pack_into(self._memory, _LENGTH_AT[self._side], 0)
-        _U64.pack_into(self._memory, _GENERATION_AT, generation)
+        _U64.pack_into(self._memory, _GENERATION_AT, generation << 32 | pid)
 
     def go_on(self, generation: int) -> None:
         """In a successor from that checkpoint: append after what is there."""

@@ -31,7 +31,7 @@ from wqfs.fs.journal import Entry, Journal
 
 log = logging.getLogger(__name__)
 
-MESSAGE, MEMORY_MESSAGE, NAME, REPLY, COLLECT, END_WAITS, HANG_UP = range(1, 8)
+MESSAGE, MEMORY_MESSAGE, NAME, REPLY, COLLECT, END_WAITS, HANG_UP, TAKE_OVER = range(1, 9)
 _RESEND: Final = fuse.FUSE_UNIQUE_RESEND
 _U32 = struct.Struct("=I")
 # What every request needs.
@@ -80,6 +80,8 @@ class Recorder(Note):
         self.poll_handles: dict[int, int] = {}
         """fh -> the kernel's `kh`, of files that were ever polled."""
         self._held: list[bytes] = []
+        self._last_held: list[bytes] = []
+        """What the entry before said, while things are done again."""
         self._memory: list[bytes | int] = []
         self._replaying = False
         self._asked: dict[int, int] = {}
@@ -258,7 +260,7 @@ class Recorder(Note):
         """
         self.journal.go_on(generation)
         entries = list(self.journal.entries(generation))
-        left_out = _unanswered_name(entries)
+        left_out = _unanswered_names(entries)
         self._replaying = True
         self._held, self._memory = [], []
         logging.disable(logging.CRITICAL)
@@ -266,29 +268,36 @@ class Recorder(Note):
             for at, entry in enumerate(entries):
                 self._held = []
                 self.clock.now_ns = entry.now_ns
-                if at != left_out:
+                if entry.kind == TAKE_OVER:
+                    self._take_over(entries[at - 1] if at else None)
+                elif at not in left_out:
                     self._again(entry)
                 if self.channel.ready:
                     self.channel.wake()
+                self._last_held = self._held
         finally:
             logging.disable(logging.NOTSET)
             self._replaying = False
-        # One thing at a time is noted and then answered: only the last one's answers can be missing. Those that
-        # the daemon before knew of stay: it may have died before the kernel asked for them.
-        last = [entries[-1].payload] if entries and entries[-1].kind == REPLY else self._held
-        for reply in last:
+        self._take_over(entries[-1] if entries else None)
+        self._held, self._memory = [], []
+        self._asked.clear()
+        self._changed_by = 0
+        self.channel.forget_asked()
+        # Should this one die too, the next one comes this way as well.
+        self.journal.append(TAKE_OVER, self.clock.now_ns, b"")
+        return len(entries)
+
+    def _take_over(self, last: Entry | None) -> None:
+        """A daemon died after `last`. One thing at a time is noted and then answered: only this one's answers can be
+        missing. Those that were known before stay: the kernel may not have asked for them yet. Whoever waits comes
+        again, and until then the kernel takes no answer for them."""
+        for reply in [last.payload] if last is not None and last.kind == REPLY else self._last_held:
             unique = fuse.OUT_HEADER.unpack_from(reply)[2]
             if unique:  # else a notification
                 self._answers[unique] = reply
         while len(self._answers) > _ANSWERS:
             del self._answers[next(iter(self._answers))]
-        self._held, self._memory = [], []
-        self._asked.clear()
-        self._changed_by = 0
-        self.channel.forget_asked()
-        # Whoever waits comes again, and until then the kernel takes no answer for them.
         self.channel.forget_waits()
-        return len(entries)
 
     def _again(self, entry: Entry) -> None:
         payload = entry.payload
@@ -297,7 +306,11 @@ class Recorder(Note):
             self._memory = pickle.loads(payload[4 : 4 + size])
             payload = payload[4 + size :]
         if entry.kind in (MESSAGE, MEMORY_MESSAGE):
-            self.channel.receive(memoryview(bytearray(payload)), len(payload))
+            message = memoryview(bytearray(payload))
+            _, opcode, unique = _START(message)
+            self.channel.receive(message, len(payload))
+            if opcode in (fuse.POLL, fuse.RELEASE):
+                self._did_something[opcode](unique, message, [])
         elif entry.kind == NAME:
             self.filesystem.change_name_again(pickle.loads(payload)[1])
         elif entry.kind == COLLECT:
@@ -325,11 +338,16 @@ class Recorder(Note):
         return False
 
 
-def _unanswered_name(entries: list[Entry]) -> int:
-    """Where the change of a name stands whose reply is not among what follows; -1 if there is none."""
-    for at in range(len(entries) - 1, -1, -1):
-        if entries[at].kind == REPLY:
-            return -1
-        if entries[at].kind == NAME:
-            return at
-    return -1
+def _unanswered_names(entries: list[Entry]) -> set[int]:
+    """Where the changes of names stand whose reply had not left when a daemon died: one at most for each."""
+    found: set[int] = set()
+    pending: int | None = None
+    for at, entry in enumerate((*entries, Entry(TAKE_OVER, 0, b""))):
+        if entry.kind == NAME:
+            pending = at
+        elif entry.kind == REPLY:
+            pending = None
+        elif entry.kind == TAKE_OVER and pending is not None:
+            found.add(pending)
+            pending = None
+    return found
