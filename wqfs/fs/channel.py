@@ -201,7 +201,9 @@ class Channel:
 
     def _interrupt(self, message: memoryview, size: int) -> None:
         (interrupted,) = fuse.INTERRUPT_IN.unpack_from(message)
-        self.end_wait(interrupted, errno.EINTR)
+        source = self.waiting.get(interrupted)
+        if source is not None and source.interruptible:
+            self.end_wait(interrupted, errno.EINTR)
 
     def _release(self, message: memoryview, size: int) -> None:
         unique, fh = fuse.RELEASE_IN.unpack_from(message)

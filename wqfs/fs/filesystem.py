@@ -18,8 +18,9 @@ from wqfs.fs.channel import Channel
 from wqfs.fs.control import Control
 from wqfs.fs.handles.base import Caller, Handle, Source
 from wqfs.fs.handles.calls import CallsHandle
+from wqfs.fs.handles.fetching import Fetch
 from wqfs.fs.handles.lines import LineContext, LineHandle, RecordsHandle, WholeTextHandle
-from wqfs.fs.handles.queue import QueueContext, QueueHandle, ReadMemory
+from wqfs.fs.handles.queue import QueueContext, QueueHandle
 from wqfs.fs.handles.text import ChangingTextHandle, EventsHandle, LogHandle, TextHandle
 from wqfs.fs.nodes import Place
 from wqfs.fs.options import Options
@@ -57,7 +58,7 @@ class Changes:
 class Filesystem:
     """One mount.
 
-    uid, gid: who mounts; read_memory: see handles.queue.ReadMemory. `channel` is set before the
+    uid, gid: who mounts; fetch: see handles.fetching.Fetch. `channel` is set before the
     first request comes.
     """
 
@@ -66,7 +67,7 @@ class Filesystem:
         options: Options,
         uid: int,
         gid: int,
-        read_memory: ReadMemory,
+        fetch: Fetch,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.options = options
@@ -101,7 +102,7 @@ class Filesystem:
         self._lines = LineContext(options.max_line, self.refusals.add)
         self._queues = QueueContext(
             too_small=errno.ENOBUFS if options.enobufs else errno.EMSGSIZE,
-            read_memory=read_memory,
+            fetch=fetch,
             watch_object=self.control.watch_object,
             watch_key_as=self.control.watch_key_as,
             released=self._released,

@@ -22,7 +22,7 @@ import pyfuse3
 import trio
 
 from wqfs.fs import mounting, supervision
-from wqfs.fs.caller import read_memory, read_no_memory
+from wqfs.fs.caller import CallerMemory, fetch_nothing
 from wqfs.fs.device import Device
 from wqfs.fs.filesystem import Filesystem
 from wqfs.fs.names import Names
@@ -55,7 +55,8 @@ def serve(
     # What is made so far stays; what is made later has no cycles, so that looking for some can wait.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-    filesystem = Filesystem(options, os.getuid(), os.getgid(), read_memory if ours else read_no_memory)
+    memory = CallerMemory(lambda: filesystem.channel.wake())
+    filesystem = Filesystem(options, os.getuid(), os.getgid(), memory.fetch if ours else fetch_nothing)
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     near.setblocking(False)
     limit = mounting.request_time_limit()
@@ -69,7 +70,7 @@ def serve(
     filesystem.channel = device.channel
     # allow_root is allow_other to the kernel; libfuse turns the others away.
     pyfuse3.init(Names(filesystem), f"/dev/fd/{far.detach()}", {"allow_root"} if options.allow_root else set())
-    session = _Session(mountpoint, filesystem, device, limit, stop_signals, ready_fd, ours=ours)
+    session = _Session(mountpoint, filesystem, device, memory, limit, stop_signals, ready_fd, ours=ours)
     try:
         device.run(lambda: _tasks(session))
     finally:
@@ -89,6 +90,7 @@ class _Session:
         mountpoint: str,
         filesystem: Filesystem,
         device: Device,
+        memory: CallerMemory,
         limit: int | None,
         stop_signals: Collection[signal.Signals],
         ready_fd: int | None,
@@ -98,6 +100,7 @@ class _Session:
         self.mountpoint = mountpoint
         self.filesystem = filesystem
         self.device = device
+        self.memory = memory
         self.limit = limit
         self.stop_signals = stop_signals
         self.ready_fd = ready_fd
@@ -117,6 +120,7 @@ async def _tasks(session: _Session) -> None:
         nursery.start_soon(_stop_on_signal, session, nursery.cancel_scope)
         if session.ours:
             nursery.start_soon(_hang_up_when_detached, session)
+        nursery.start_soon(session.memory.run)
         nursery.start_soon(_collect_when_due, session.filesystem)
         if session.ours and supervision.is_wanted(session.ready_fd):
             nursery.start_soon(supervision.watch_over, session.mountpoint, session.ready_fd)
