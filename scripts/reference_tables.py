@@ -113,6 +113,7 @@ _OPTIONS: Final = {
     "uid": "owner of what belongs to nobody's watch; by default who mounts | ",
     "gid": "its group | ",
     "umask": "bits to clear in all modes, octal | ",
+    "user": "whom the server becomes once it has mounted, with no privilege left; for root, with allow_other | ",
     "fsname": "the name that findmnt(8) shows, as SOURCE | ",
     "depth": "records that fit in a queue that nobody sized | a loss record",
     "events_depth": "events kept for each open `events` while nobody reads it | a line `lost`",

@@ -19,6 +19,7 @@ control     what a line of post, objects, filter or depth does to the core
 views, metrics, refusals   the texts: sim/*, status, metrics, errors
 caller, caller_helper, vm  reading the memory of who calls an ioctl, in a process of its own
 mounting    fusermount3, and the mount table
+privileges, keeper   becoming a service user for good, and the process that stays root to unmount
 handover    a mount that goes over a socket to another process, which serves it
 options     the mount command's arguments
 session     one mount being served: its tasks, and the ways in which it ends

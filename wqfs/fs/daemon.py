@@ -18,9 +18,11 @@ from contextlib import suppress
 from typing import Final
 
 from wqfs import __version__
-from wqfs.fs import handover
+from wqfs.fs import handover, privileges
+from wqfs.fs.keeper import Keeper
 from wqfs.fs.mounting import MountFailed, mount, taken_over, unmount
-from wqfs.fs.options import CommandLine, UsageError, parse_command_line, parse_options
+from wqfs.fs.options import CommandLine, Options, UsageError, parse_command_line, parse_options
+from wqfs.fs.privileges import Identity
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +63,7 @@ options
   max_line=N      bytes of one command line (default 4096), EINVAL beyond
   allow_other     other users may use the mount; for anyone but root it needs user_allow_other in
                   /etc/fuse.conf; allow_root: root may
+  user=NAME       once mounted, serve as this user, with no privilege left; for root, with allow_other
   uid=N gid=N     owner of the files (default: who mounts); umask=OCTAL takes bits from all modes
   ro              nothing can be made or posted
   fsname=NAME     shown as the source of the mount (default: SOURCE or wqfs)
@@ -105,7 +108,8 @@ def _run(line: CommandLine, program: str, on_started: Callable[[], object] | Non
     try:
         # Late, for it costs a quarter of a second that a usage error need not wait for; and before
         # the mount, which may hide where it comes from.
-        from wqfs.fs.session import serve
+        from wqfs.fs import supervision
+        from wqfs.fs.session import Privileged, serve
     except ModuleNotFoundError as error:
         return _complain(
             program,
@@ -114,6 +118,11 @@ def _run(line: CommandLine, program: str, on_started: Callable[[], object] | Non
         )
     # Between the mount and the first look for signals nothing could unmount: they wait until then.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    owner = (os.getuid(), os.getgid())
+    try:
+        identity = _identity(options, ours=ours)
+    except UsageError as error:
+        return _complain(program, str(error), EXIT_USAGE)
     try:
         if line.fuse_socket is not None:
             connection, fuse_fd, told = handover.take(line.fuse_socket)
@@ -128,16 +137,49 @@ def _run(line: CommandLine, program: str, on_started: Callable[[], object] | Non
     except OSError as error:
         return _complain(program, f"Mounting on {mountpoint} failed: {error.strerror}.", EXIT_SYSTEM)
     started = on_started or (lambda: _foreground_started(mountpoint))
+    keeper: Keeper | None = None
+    privileged = Privileged()
     try:
-        gone = serve(mountpoint, fuse_fd, options, STOP_SIGNALS, started, line.ready_fd, ours=ours)
+        if identity is not None:
+            if ours:
+                keeper = Keeper(mountpoint)
+                look = supervision.is_wanted(line.ready_fd)
+                check = supervision.start_check(mountpoint, (identity.uid, identity.gid)) if look else None
+                privileged = Privileged(keeper.try_unmount, check)
+            privileges.drop(identity)
+        gone = serve(
+            mountpoint,
+            fuse_fd,
+            options,
+            STOP_SIGNALS,
+            started,
+            line.ready_fd,
+            owner=owner,
+            ours=ours,
+            privileged=privileged,
+        )
     except Exception:
         log.exception("%s: the daemon ends on a fault of its own", mountpoint)
         if ours:
-            unmount(mountpoint, lazy=True)
+            unmount(mountpoint, lazy=True, by=privileged.try_unmount)
         return _complain(program, f"{mountpoint}: ended by a fault of wqfs's own; the log has it.", EXIT_SYSTEM)
+    finally:
+        if keeper is not None:
+            keeper.close()
     if connection is not None:
         connection.close()
     return EXIT_OK if gone else EXIT_SYSTEM
+
+
+def _identity(options: Options, *, ours: bool) -> Identity | None:
+    """Whom to become once it is mounted; None to stay who this is. Raises UsageError."""
+    if options.user is None:
+        return None
+    if os.geteuid():
+        raise UsageError("Option user is for root: a mount that a user makes is served as that user already.")
+    if ours and not options.allow_other:
+        raise UsageError("Option user needs allow_other: without it only root could look into the mount.")
+    return privileges.identity_of(options.user)
 
 
 def _foreground_started(mountpoint: str) -> None:

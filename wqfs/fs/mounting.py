@@ -16,6 +16,7 @@ import socket
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -227,10 +228,11 @@ def _explained(complaint: str, mountpoint: str) -> MountFailed:
     return MountFailed(f"Mounting on {mountpoint} failed: {text or 'fusermount3 said nothing'}.")
 
 
-def unmount(mountpoint: str, lazy: bool) -> bool:
+def unmount(mountpoint: str, lazy: bool, by: Callable[[str, bool], str] | None = None) -> bool:
     """Unmount; lazy: even while it is in use. Returns whether no wqfs is mounted there any more, for
-    somebody else may have unmounted it meanwhile; logs why one still is, if lazy."""
-    complaint = try_unmount(mountpoint, lazy)
+    somebody else may have unmounted it meanwhile; logs why one still is, if lazy. by: who does it instead of
+    `try_unmount`."""
+    complaint = (by or try_unmount)(mountpoint, lazy)
     if complaint and lazy:
         log.error("%s: cannot be unmounted: %s", mountpoint, complaint)
     return not complaint

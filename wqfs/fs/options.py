@@ -24,7 +24,8 @@ class UsageError(Exception):
 class Options:
     """What a mount is made with. Each field with its option's name; see docs/man/wqfs.8.
 
-    uid, gid: owner of the tree, None for who mounts; umask: cleared from all modes. depth: the
+    uid, gid: owner of the tree, None for who mounts; umask: cleared from all modes. user: whom the server
+    becomes once it has mounted, None for nobody else. depth: the
     depth that a queue takes at its first event when nobody sized it, records, 1..512. Limits:
     events_depth and log_events in events, max_watches a user's watches, max_objects a watch's
     objects, max_waiting readers that wait, max_line bytes of a command.
@@ -38,6 +39,7 @@ class Options:
     uid: int | None = None
     gid: int | None = None
     umask: int = 0
+    user: str | None = None
     fsname: str = "wqfs"
     depth: int = 256
     events_depth: int = 1024
@@ -79,7 +81,8 @@ def option_words() -> list[tuple[str, str]]:
     """The words that may stand after `-o`, for completion: with `=` where a value follows, and what values."""
     flags = [(name, "") for name in _FLAGS]
     values = [(f"{name}=", f"{low}..{high}") for name, (low, high) in BOUNDS.items()]
-    return sorted([*flags, *values, ("umask=", "octal"), ("fsname=", ""), *((word, "") for word in sorted(_KERNEL))])
+    texts = [("umask=", "octal"), ("fsname=", ""), ("user=", "")]
+    return sorted([*flags, *values, *texts, *((word, "") for word in sorted(_KERNEL))])
 
 
 def parse_options(text: str, options: Options = Options()) -> Options:
@@ -100,8 +103,8 @@ def _parse_word(word: str, options: Options) -> Options:
         return replace(options, kernel=(*options.kernel, word))
     if word in _IGNORED or word.startswith(_IGNORED_PREFIXES):
         return replace(options, ro=False) if word == "rw" else options
-    if name == "fsname" and equals:
-        return replace(options, fsname=value)
+    if name in ("fsname", "user") and value:
+        return replace(options, fsname=value) if name == "fsname" else replace(options, user=value)
     if name == "umask" and equals:
         if not re.fullmatch(r"[0-7]{1,4}", value):
             raise UsageError(f"Option umask takes an octal number such as 022, not {value!r}.")

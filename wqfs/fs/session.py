@@ -14,8 +14,10 @@ import os
 import select
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Final
 
 import pyfuse3
@@ -34,6 +36,15 @@ GRACE: Final = 1.0
 """Seconds that pollers have, after an order to stop, to see POLLHUP, and readers end of file."""
 
 
+@dataclass(frozen=True, slots=True)
+class Privileged:
+    """What was started while the process was root, and stays when it no longer is. try_unmount: unmounts, see
+    mounting.try_unmount; check: looks through the mount, see supervision.start_check."""
+
+    try_unmount: Callable[[str, bool], str] | None = None
+    check: subprocess.Popen[bytes] | None = None
+
+
 def serve(
     mountpoint: str,
     fuse_fd: int,
@@ -42,21 +53,24 @@ def serve(
     on_started: Callable[[], object],
     ready_fd: int | None = None,
     *,
+    owner: tuple[int, int],
     ours: bool = True,
+    privileged: Privileged = Privileged(),
 ) -> bool:
     """Serve the mount until it ends, then see that it is unmounted; returns whether it is.
 
     mountpoint: absolute, mounted, with fuse_fd as its descriptor of /dev/fuse; stop_signals: those
     that end it, blocked by the caller, unblocked here once somebody listens; on_started: called
     once the kernel and the filesystem have greeted each other; ready_fd: see supervision.watch_over.
-    ours: whether it was mounted here; else it is not unmounted here, may not be seen from here, and is ready
-    when it was greeted.
+    owner: who mounted, uid and gid. ours: whether it was mounted here; else it is not unmounted here, may not be seen
+    from here, and is ready when it was greeted. privileged: what was started while this process was root, if it no
+    longer is.
     """
     # What is made so far stays; what is made later has no cycles, so that looking for some can wait.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     memory = CallerMemory(lambda: filesystem.channel.wake())
-    filesystem = Filesystem(options, os.getuid(), os.getgid(), memory.fetch if ours else fetch_nothing)
+    filesystem = Filesystem(options, *owner, memory.fetch if ours else fetch_nothing)
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     near.setblocking(False)
     limit = mounting.request_time_limit()
@@ -70,12 +84,12 @@ def serve(
     filesystem.channel = device.channel
     # allow_root is allow_other to the kernel; libfuse turns the others away.
     pyfuse3.init(Names(filesystem), f"/dev/fd/{far.detach()}", {"allow_root"} if options.allow_root else set())
-    session = _Session(mountpoint, filesystem, device, memory, limit, stop_signals, ready_fd, ours=ours)
+    session = _Session(mountpoint, filesystem, device, memory, limit, stop_signals, ready_fd, privileged, ours=ours)
     try:
         device.run(lambda: _tasks(session))
     finally:
         if not session.unmounted:  # else whatever is mounted there is somebody else's by now
-            session.unmounted = mounting.unmount(mountpoint, lazy=True)
+            session.unmounted = session.unmount(lazy=True)
         near.close()
         pyfuse3.close(unmount=False)
         os.close(fuse_fd)
@@ -94,6 +108,7 @@ class _Session:
         limit: int | None,
         stop_signals: Collection[signal.Signals],
         ready_fd: int | None,
+        privileged: Privileged,
         *,
         ours: bool,
     ) -> None:
@@ -104,9 +119,14 @@ class _Session:
         self.limit = limit
         self.stop_signals = stop_signals
         self.ready_fd = ready_fd
+        self.privileged = privileged
         self.ours = ours
         self.unmounted = not ours
         """Whether the mount is known to be gone from where it was."""
+
+    def unmount(self, lazy: bool) -> bool:
+        """As mounting.unmount."""
+        return mounting.unmount(self.mountpoint, lazy, self.privileged.try_unmount)
 
 
 def _greeted(on_started: Callable[[], object], ready_fd: int | None, mountpoint: str) -> None:
@@ -123,7 +143,7 @@ async def _tasks(session: _Session) -> None:
         nursery.start_soon(session.memory.run)
         nursery.start_soon(_collect_when_due, session.filesystem)
         if session.ours and supervision.is_wanted(session.ready_fd):
-            nursery.start_soon(supervision.watch_over, session.mountpoint, session.ready_fd)
+            nursery.start_soon(supervision.watch_over, session.mountpoint, session.ready_fd, session.privileged.check)
         if session.limit is not None:
             nursery.start_soon(_end_long_waits, session, session.limit)
         await session.device.wait_gone()
@@ -149,7 +169,7 @@ async def _stop_on_signal(session: _Session, scope: trio.CancelScope) -> None:
     session.filesystem.hang_up()
     # In a thread: unmounting asks the filesystem, which this one must go on serving.
     for lazy in (False, True) if session.ours else ():
-        if await trio.to_thread.run_sync(mounting.unmount, session.mountpoint, lazy):
+        if await trio.to_thread.run_sync(session.unmount, lazy):
             session.unmounted = True
             break
     await trio.sleep(GRACE)  # ends at once when nobody has a file open: see serve()
