@@ -224,6 +224,8 @@ class Names(pyfuse3.Operations):
             raise FUSEError(errno.EPERM)
         if len(name) > NAME_MAX:
             raise FUSEError(errno.ENAMETOOLONG)
+        if not name:  # no kernel asks; a watch without a name is an open root queue's, and would stay
+            raise FUSEError(errno.ENOENT)
         try:
             watch = self._fs.make_watch(os.fsdecode(name), ctx.uid, ctx.gid)
         except WatchRefused as error:
