@@ -40,7 +40,7 @@ _RELEASE_BODY: Final = struct.Struct("=QIIQ")
 _LENGTH: Final = struct.Struct("=I")
 
 NAMES: Final = ("w", "v", "a b", "w\udcff", "x" * 255, "x" * 256, ".", "log", "queue", "watches", "")
-_WORDS: Final = (
+WORDS: Final = (
     "/", "/mnt", "/mnt/a", "/dev/sda1", "/dev/sdb", "/dev/x", "tmpfs", "-t", "ext4", "-o", "ro", "rw,remount", "bind",
     "--bind", "--rbind", "--make-shared", "--make-rslave", "--move", "-A", "-l", "-R", "user", "keyring", "logon:a",
     "desc", "payload", "@s", "@u", "@t", "@us", "%:desc", "%user:desc", "0", "1", "2", "-1", "id=3", "id=256", "21",
@@ -48,12 +48,12 @@ _WORDS: Final = (
     "devices", "mount", "sb", "key", "*", "new_mount", "flags=0x1/0x1", "p1", "p1/t", "1.5", "300", "100", "up", "é",
     "\udcff", "x" * 300,
 )  # fmt: skip
-_OBJECTS: Final = (
+OBJECTS: Final = (
     "mount / id=1", "-mount /", "sb / id=2", "key @s", "devices id=4", "-devices", "everything", "mount /mnt/a id=255",
 )  # fmt: skip
-_FILTERS: Final = ("mount *", "mount unmount,new_mount", "key * id=3", "sb error flags=0x1/0x1", "mount\nkey *", "7 *")
-_COMMANDS: Final = tuple(" ".join(command.words) for command in COMMANDS)
-_LIKELY: Final = (
+FILTERS: Final = ("mount *", "mount unmount,new_mount", "key * id=3", "sb error flags=0x1/0x1", "mount\nkey *", "7 *")
+COMMAND_NAMES: Final = tuple(" ".join(command.words) for command in COMMANDS)
+LIKELY: Final = (
     "mount /dev/sda1 /mnt", "umount /mnt", "mount -t tmpfs t /mnt/a", "key add user desc payload @s", "key clear @s",
     "key unlink desc @s", "sb error / EIO", "device error /dev/sda1 io 5", "process new p1", "process exit p1",
     "clock advance 400", "mount -o remount,ro /mnt", "key timeout desc 1", "key request2 user d2 x @s",
@@ -184,13 +184,13 @@ class Requests:
         dice = self._dice
         kind = dice.random()
         if kind < 0.5:
-            text = dice.choice(_LIKELY)
+            text = dice.choice(LIKELY)
         elif kind < 0.62:
-            text = f"{dice.choice(_COMMANDS)} {' '.join(dice.choices(_WORDS, k=dice.randrange(6)))}"
+            text = f"{dice.choice(COMMAND_NAMES)} {' '.join(dice.choices(WORDS, k=dice.randrange(6)))}"
         elif kind < 0.72:
-            text = dice.choice(_OBJECTS)
+            text = dice.choice(OBJECTS)
         elif kind < 0.76:
-            text = dice.choice(_FILTERS)
+            text = dice.choice(FILTERS)
         elif kind < 0.78:
             text = dice.choice(("64", "0", "513", " 7 ", "x", "٣"))
         elif kind < 0.94:

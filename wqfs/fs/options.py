@@ -108,7 +108,7 @@ def _parse_word(word: str, options: Options) -> Options:
         return replace(options, umask=int(value, 8) & 0o777)
     if name in BOUNDS and equals:
         low, high = BOUNDS[name]
-        if not value.isdecimal() or not low <= int(value) <= high:
+        if not re.fullmatch("[0-9]{1,10}", value) or not low <= int(value) <= high:
             raise UsageError(f"Option {name} takes a number of {low}..{high}, not {value!r}.")
         return _with(options, name, int(value))
     raise UsageError(_unknown(name, equals))

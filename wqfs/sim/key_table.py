@@ -138,7 +138,10 @@ class KeyTable(KeyStore):
                 if not name or name[0] in "@-":
                     raise KeyRefused(errno.EINVAL, f"expected a key, not {name!r}", name)
                 return self._described(actor, name, now_ns, _RING_FIRST if ring else _ANY_TYPE), True
-            serial = int(name, 16 if name[:2] in ("0x", "0X") else 10)
+            try:
+                serial = int(name, 16 if name[:2] in ("0x", "0X") else 10)
+            except ValueError:  # more digits than Python reads: with max_line above 4,300
+                raise KeyRefused(errno.ENOKEY, f"there is no key {name[:20]}...", name) from None
         else:
             serial = name
         if serial < 1:
