@@ -359,6 +359,8 @@ OF_OTHER_MOUNTS = {
     ("ECONNABORTED", "a read or ioctl that waits"),
     ("ENOTCONN", "any, on an open file"),
     ("ENOTCONN", "any, by name"),
+    ("ENFILE", "open, of a folder too"),
+    ("ENOSPC", "mkdir in `watches/`, open of the root's `queue`"),
 }
 
 
@@ -368,6 +370,31 @@ def test_record_that_does_not_fit_is_enobufs_with_enobufs(mount_with: Callable[[
     deliver(mount, record(1))
     with opened(watch / "queue") as fd, refused(errno.ENOBUFS):
         os.read(fd, 8)
+
+
+def test_file_and_folder_beyond_max_handles_are_enfile(mount_with: Callable[[str], Mount]) -> None:
+    mount = mount_with("max_handles=2")
+    with opened(mount.path / "metrics"), opened(mount.path / "errors"):
+        with refused(errno.ENFILE):
+            os.open(mount.path / "metrics", os.O_RDONLY)
+        with refused(errno.ENFILE):
+            os.open(mount.path / "watches", os.O_RDONLY | os.O_DIRECTORY)
+    with opened(mount.path / "watches", os.O_RDONLY | os.O_DIRECTORY), opened(mount.path / "sim", os.O_RDONLY):
+        with refused(errno.ENFILE):
+            os.open(mount.path / "queue", os.O_RDONLY)
+    os.listdir(mount.path / "watches")
+
+
+def test_watch_beyond_max_queues_is_enospc(mount_with: Callable[[str], Mount]) -> None:
+    mount = mount_with("max_queues=2")
+    watch = mount.watch()
+    with opened(mount.path / "queue"):
+        with refused(errno.ENOSPC):
+            (mount.path / "watches/one").mkdir()
+        with refused(errno.ENOSPC):
+            os.open(mount.path / "queue", os.O_RDONLY)
+    mount.watch("one").rmdir()
+    watch.rmdir()
 
 
 def test_changes_are_erofs_with_ro(mount_with: Callable[[str], Mount]) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import sys
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ from wqfs.queue import Queue
 
 
 class WatchRefused(OSError):
-    """A watch cannot be added or removed. errno: EINVAL, EBUSY, EBADSLT, EDQUOT, EEXIST."""
+    """A watch cannot be added or removed. errno: EINVAL, EBUSY, EBADSLT, EDQUOT, EEXIST, ENOSPC."""
 
 
 class Watchable:
@@ -147,9 +148,11 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of the tables. watches: a user's; objects: a watch's; depths in records or events."""
+    """Bounds of the tables. watches: a user's; queues: watches of all users; objects: a watch's; depths in
+    records or events."""
 
     watches: int = 1024
+    queues: int = 16384
     objects: int = 1024
     depth: int = 256
     events_depth: int = 1024
@@ -172,6 +175,8 @@ class Watches:
         self._trusted = trusted
         self.by_name: dict[str, Watch] = {}
         self.by_number: dict[int, Watch] = {}
+        self.named: list[int] = []
+        """The numbers of the watches that have a name, in order."""
         self.last_event = 0
         """The number of the last event, 0 before the first."""
         self._everything: dict[int, Watch] = {}
@@ -182,13 +187,15 @@ class Watches:
     # -- watches
 
     def make(self, name: str, uid: int, gid: int, now_ns: int) -> Watch:
-        """A watch called `name`, or a nameless one. Raises EEXIST, or EDQUOT for one too many: a
-        user's watches count until nobody can read them any more."""
+        """A watch called `name`, or a nameless one. Raises EEXIST, EDQUOT for one too many of the user's, ENOSPC for
+        one too many of all: a watch counts until nobody can read it any more."""
         if name in self.by_name:
             raise WatchRefused(errno.EEXIST, f"a watch called {name!r} is there already")
         owned = self._owned.get(uid, 0)
         if owned >= self.limits.watches:
             raise WatchRefused(errno.EDQUOT, f"user {uid} has {owned} watches, the limit max_watches")
+        if len(self.by_number) >= self.limits.queues:
+            raise WatchRefused(errno.ENOSPC, f"there are {self.limits.queues} watches, the limit max_queues")
         self._owned[uid] = owned + 1
         self._last_number += 1
         queue = Queue(0 if self.strict else self.limits.depth)
@@ -198,6 +205,7 @@ class Watches:
         self.by_number[watch.number] = watch
         if name:
             self.by_name[name] = watch
+            self.named.append(watch.number)
             watch.sinks = (Log(self.limits.log_events),)
         if not self.strict:
             self.watch_everything(watch, True)
@@ -208,6 +216,7 @@ class Watches:
         descriptors: `forget` ends it. Raises KeyError."""
         watch = self.by_name.pop(name)
         watch.name = ""
+        del self.named[bisect_left(self.named, watch.number)]
         watch.queue.readers -= 1
         watch.let_go()
         return watch

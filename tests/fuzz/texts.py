@@ -76,7 +76,7 @@ def commands(data: bytes) -> None:
 
 
 def objects_lines(data: bytes) -> None:
-    """Lines of `objects`; what it then shows, written to another watch, shows the same."""
+    """Lines of `objects`; what it then shows, written to another watch, watches the same."""
     simulation = Simulation(limits=_LIMITS)
     simulation.run("mount /dev/sda1 /mnt")
     system = simulation.system
@@ -89,7 +89,9 @@ def objects_lines(data: bytes) -> None:
             _check(refused)
     for line in objects.text(first).splitlines():
         objects.apply(system, second, line, actor, simulation.now_ns)
-    assert objects.text(first) == objects.text(second) or not first.entries
+    assert [(each.target, each.place, each.id) for each in second.entries] == [
+        (each.target, each.place, each.id) for each in first.entries
+    ]
 
 
 def filter_lines(data: bytes) -> None:

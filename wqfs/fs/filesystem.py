@@ -24,6 +24,7 @@ from wqfs.fs.nodes import Place
 from wqfs.fs.options import Options
 from wqfs.fs.refusals import Refusals
 from wqfs.sim.command import Actor
+from wqfs.sim.limits import SimLimits
 from wqfs.sim.system import System
 from wqfs.watch import Limits, Watch, Watches
 
@@ -70,13 +71,23 @@ class Filesystem:
         self.gid = gid if options.gid is None else options.gid
         limits = Limits(
             watches=options.max_watches,
+            queues=options.max_queues,
             objects=options.max_objects,
             depth=options.depth,
             events_depth=options.events_depth,
             log_events=options.log_events,
         )
         self.watches = Watches(limits, strict=options.strict, trusted=frozenset((self.uid, 0)))
-        self.system = system = System(self.watches, now_ns=now_ns())
+        self.system = system = System(
+            self.watches,
+            now_ns=now_ns(),
+            limits=SimLimits(
+                mounts=options.max_mounts,
+                keys=options.max_keys,
+                processes=options.max_processes,
+                devices=options.max_devices,
+            ),
+        )
         self._real_ns = now_ns
         self.now_ns: Callable[[], int] = lambda: now_ns() + system.ahead_ns
         """The simulated system's time; files have the real one."""
@@ -88,6 +99,7 @@ class Filesystem:
         """Called when `collect` has to be called at another time than it said."""
         self._schedule: tuple[int | None, int] = (None, 0)
         self._last_handle = 0
+        self._directories = 0
         self._sources: dict[int, Source] = {}
         self._mount_source: Source | None = None
         self._hung_up = False
@@ -177,8 +189,22 @@ class Filesystem:
 
     # -- opening
 
+    def open_directory(self) -> None:
+        """Count an open directory. Raises OpenRefused: ENFILE."""
+        self._check_room()
+        self._directories += 1
+
+    def close_directory(self) -> None:
+        self._directories -= 1
+
+    def _check_room(self) -> None:
+        """Whether one more file or directory may be open."""
+        if len(self.channel.handles) + self._directories >= self.options.max_handles:
+            raise OpenRefused(errno.ENFILE, f"{self.options.max_handles} files are open, the limit max_handles")
+
     def open(self, place: Place, watch: Watch | None, flags: int, caller: Caller) -> int:
-        """The number of a new handle for `place`. Raises OpenRefused."""
+        """The number of a new handle for `place`. Raises OpenRefused, and WatchRefused for the root's queue."""
+        self._check_room()
         handle = self._handle_of_watch(place, watch, flags) if watch else self._handle(place, flags, caller)
         self._last_handle += 1
         self.channel.handles[self._last_handle] = handle

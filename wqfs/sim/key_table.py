@@ -70,11 +70,12 @@ class KeyTable(KeyStore):
         *,
         quota: Quota = Quota(),  # noqa: B008  frozen
         max_keys: int = 1_000_000,
+        max_processes: int = 32_768,
         seed: int = 0x2A5F31C7,
     ) -> None:
         """As a KeyStore, with root's keyrings, which the kernel makes when it starts."""
         super().__init__(notify, gone, quota=quota, max_keys=max_keys, seed=seed)
-        self.processes = Processes(lambda rings, now_ns: self._reap([*rings], now_ns))
+        self.processes = Processes(lambda rings, now_ns: self._reap([*rings], now_ns), limit=max_processes)
         self.register = self._make_keyring(".user_reg", 0, NO_GID, _REGISTER_PERM)
         self.register.pins = 1
         self.persistent_register: Keyring | None = None
