@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -360,6 +360,7 @@ OF_OTHER_MOUNTS = {
     ("ENOTCONN", "any, on an open file"),
     ("ENOTCONN", "any, by name"),
     ("ENFILE", "open, of a folder too"),
+    ("ENOMEM", "read of a part of a text"),
     ("ENOSPC", "mkdir in `watches/`, open of the root's `queue`"),
 }
 
@@ -383,6 +384,21 @@ def test_file_and_folder_beyond_max_handles_are_enfile(mount_with: Callable[[str
         with refused(errno.ENFILE):
             os.open(mount.path / "queue", os.O_RDONLY)
     os.listdir(mount.path / "watches")
+
+
+def test_texts_read_in_parts_beyond_max_memory_are_enomem(mount_with: Callable[[str], Mount]) -> None:
+    mount = mount_with("max_memory=1")
+    mount.post(*(f"mount -t tmpfs {'s' * 250} /{'m' * 250}{n}" for n in range(100)))
+    size = len((mount.path / "sim/snapshot").read_bytes())
+    with ExitStack() as files:
+        fds = [files.enter_context(opened(mount.path / "sim/snapshot")) for _ in range((1 << 19) // size + 1)]
+        for fd in fds[:-1]:
+            os.read(fd, 100)
+        with refused(errno.ENOMEM):
+            os.read(fds[-1], 100)
+        while os.read(fds[0], 65536):
+            pass
+        assert os.read(fds[-1], 100)
 
 
 def test_watch_beyond_max_queues_is_enospc(mount_with: Callable[[str], Mount]) -> None:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from wqfs.abi import records as r
 from wqfs.event import Event, Log, Stream, Told
+from wqfs.kept import EVENT_BYTES, Batch, Kept
 from wqfs.queue import Queue
 
 
@@ -149,7 +150,7 @@ class Watch:
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds of the tables. watches: a user's; queues: watches of all users; objects: a watch's; depths in
-    records or events."""
+    records or events; memory: bytes of events and of logs' texts."""
 
     watches: int = 1024
     queues: int = 16384
@@ -157,6 +158,7 @@ class Limits:
     depth: int = 256
     events_depth: int = 1024
     log_events: int = 4096
+    memory: int = 128 << 20
 
 
 class Watches:
@@ -179,6 +181,8 @@ class Watches:
         """The numbers of the watches that have a name, in order."""
         self.last_event = 0
         """The number of the last event, 0 before the first."""
+        self.kept = Kept(limits.memory)
+        self.kept.on_full = self._let_go_of_some
         self._everything: dict[int, Watch] = {}
         self._everything_else: dict[int, Watch] = {}  # of those who are not trusted
         self._owned: dict[int, int] = {}
@@ -206,7 +210,7 @@ class Watches:
         if name:
             self.by_name[name] = watch
             self.named.append(watch.number)
-            watch.sinks = (Log(self.limits.log_events),)
+            watch.sinks = (Log(self.limits.log_events, self.kept),)
         if not self.strict:
             self.watch_everything(watch, True)
         return watch
@@ -295,7 +299,17 @@ class Watches:
     def event(self, now_ns: int, record: bytes, names: dict[str, str | int | bool]) -> Event:
         """A new event with the next number. Nobody is told: see `publish`."""
         self.last_event += 1
-        return Event(self.last_event, now_ns, record, names)
+        text = sum([len(value) for value in names.values() if value.__class__ is str])
+        return Event(self.last_event, now_ns, record, names, self.kept.batch(EVENT_BYTES + text))
+
+    def _let_go_of_some(self) -> None:
+        """Too many bytes are kept: those who keep most lose what they have, until a quarter is free."""
+        self.kept.end_batch()
+        sinks = [sink for watch in self.by_number.values() for sink in watch.sinks]
+        for sink in sorted(sinks, key=lambda sink: sink.held, reverse=True):
+            if self.kept.used <= self.kept.limit * 3 // 4:
+                break
+            sink.drop(self.last_event)
 
     def publish(
         self,
@@ -321,6 +335,7 @@ class Watches:
             for watch in self._everything_else.values():
                 if may_see is None or may_see(watch.uid, watch.gid):
                     watch.deliver(notice)
+        self.kept.check()
 
     def publish_raw(self, raw: Sequence[bytes], now_ns: int) -> None:
         """Tell every watch that watches anything, with exactly these bytes, IDs included."""
@@ -328,7 +343,7 @@ class Watches:
             self._publish_many_raw(raw, now_ns)
             return
         self.last_event += 1
-        event = Event(self.last_event, now_ns, raw[0], _RAW)
+        event = Event(self.last_event, now_ns, raw[0], _RAW, self.kept.batch(EVENT_BYTES))
         unfiltered = raw[0][_TYPE_BYTES] == _META
         for watch in self.by_number.values():
             if watch.everything or watch.entries:
@@ -336,6 +351,7 @@ class Watches:
                     watch.deliver_unfiltered(event)
                 else:
                     watch.deliver(event)
+        self.kept.check()
 
     def _publish_many_raw(self, raw: Sequence[bytes], now_ns: int) -> None:
         if any(record[_TYPE_BYTES] == _META for record in raw):
@@ -344,10 +360,13 @@ class Watches:
             return
         first = self.last_event + 1
         self.last_event += len(raw)
-        events: list[Told] = [Event(number, now_ns, record, _RAW) for number, record in enumerate(raw, first)]
+        batch = Batch(self.kept)
+        batch.add(EVENT_BYTES * len(raw))
+        events: list[Told] = [Event(number, now_ns, record, _RAW, batch) for number, record in enumerate(raw, first)]
         for watch in self.by_number.values():
             if watch.everything or watch.entries:
                 watch.deliver_all(events)
+        self.kept.check()
 
 
 _RAW: dict[str, str | int | bool] = {"raw": True}

@@ -23,6 +23,7 @@ from wqfs.fs.handles.text import ChangingTextHandle, EventsHandle, LogHandle, Te
 from wqfs.fs.nodes import Place
 from wqfs.fs.options import Options
 from wqfs.fs.refusals import Refusals
+from wqfs.kept import Kept
 from wqfs.sim.command import Actor
 from wqfs.sim.limits import SimLimits
 from wqfs.sim.system import System
@@ -76,6 +77,7 @@ class Filesystem:
             depth=options.depth,
             events_depth=options.events_depth,
             log_events=options.log_events,
+            memory=options.max_memory << 19,
         )
         self.watches = Watches(limits, strict=options.strict, trusted=frozenset((self.uid, 0)))
         self.system = system = System(
@@ -106,7 +108,8 @@ class Filesystem:
         self._watches_changed_ns = now_ns()
         self._version = 0
         self._changed_ns = now_ns()
-        self._lines = LineContext(options.max_line, self.refusals.add)
+        self._kept_texts = Kept(options.max_memory << 19)  # the other half
+        self._lines = LineContext(options.max_line, self.refusals.add, self._kept_texts)
         self._queues = QueueContext(
             too_small=errno.ENOBUFS if options.enobufs else errno.EMSGSIZE,
             read_memory=read_memory,
@@ -222,12 +225,15 @@ class Filesystem:
             if self._mount_source is None:
                 self._mount_source = Source(self.mount_changes, self.channel.ready)
             return ChangingTextHandle(
-                lambda: self._texts.text(place, None), lambda: self.mount_changes.number, self._mount_source
+                lambda: self._texts.text(place, None),
+                lambda: self.mount_changes.number,
+                self._mount_source,
+                self._kept_texts,
             )
         if place.is_directory:
             raise OpenRefused(errno.EISDIR, "a directory")
         viewer = self.viewer(caller[0], caller[1])
-        return TextHandle(lambda: self._texts.text(place, None, viewer))
+        return TextHandle(lambda: self._texts.text(place, None, viewer), kept=self._kept_texts)
 
     def _handle_of_watch(self, place: Place, watch: Watch, flags: int) -> Handle:
         if place.is_directory:
@@ -270,7 +276,7 @@ class Filesystem:
             )
             whole.truncated = bool(flags & os.O_TRUNC)  # the kernel sends no SETATTR for `>`
             return whole
-        return TextHandle(view, released)
+        return TextHandle(view, released, self._kept_texts)
 
     def truncate(self, place: Place, watch: Watch | None, fh: int | None) -> None:
         """Cut a file to nothing: empties a filter, at the close when a descriptor did it; else nothing."""
@@ -302,6 +308,11 @@ class Filesystem:
         return self._schedule[0]
 
     # -- looking
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of events and texts that are kept for readers, about."""
+        return self.watches.kept.used + self._kept_texts.used
 
     def queue_waits(self, watch: Watch) -> tuple[int, int]:
         """(readers, pollers) that wait on a watch's queue now."""
