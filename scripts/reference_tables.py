@@ -122,6 +122,14 @@ _OPTIONS: Final = {
     "max_objects": "objects of a watch | EDQUOT",
     "max_waiting": "calls that wait at once | ENOMEM",
     "max_line": "bytes of a command | EINVAL",
+    "max_handles": "files and directories open at once | ENFILE",
+    "max_queues": "watches of all users, open root queues among them | ENOSPC",
+    "max_memory": "MiB of events and texts kept for those who have not read them "
+    "| the largest `log` is cut, the longest `events` loses; a read of another text is ENOMEM",
+    "max_mounts": "simulated mounts | ENOSPC",
+    "max_keys": "simulated keys of all users | EDQUOT",
+    "max_processes": "simulated processes, their threads among them | ENOMEM",
+    "max_devices": "simulated block devices, from the first time that they are named | ENOSPC",
 }
 
 

@@ -14,16 +14,18 @@ from __future__ import annotations
 
 import errno
 import sys
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from wqfs.abi import records as r
 from wqfs.event import Event, Log, Stream, Told
+from wqfs.kept import EVENT_BYTES, Batch, Kept
 from wqfs.queue import Queue
 
 
 class WatchRefused(OSError):
-    """A watch cannot be added or removed. errno: EINVAL, EBUSY, EBADSLT, EDQUOT, EEXIST."""
+    """A watch cannot be added or removed. errno: EINVAL, EBUSY, EBADSLT, EDQUOT, EEXIST, ENOSPC."""
 
 
 class Watchable:
@@ -147,13 +149,16 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of the tables. watches: a user's; objects: a watch's; depths in records or events."""
+    """Bounds of the tables. watches: a user's; queues: watches of all users; objects: a watch's; depths in
+    records or events; memory: bytes of events and of logs' texts."""
 
     watches: int = 1024
+    queues: int = 16384
     objects: int = 1024
     depth: int = 256
     events_depth: int = 1024
     log_events: int = 4096
+    memory: int = 128 << 20
 
 
 class Watches:
@@ -172,8 +177,12 @@ class Watches:
         self._trusted = trusted
         self.by_name: dict[str, Watch] = {}
         self.by_number: dict[int, Watch] = {}
+        self.named: list[int] = []
+        """The numbers of the watches that have a name, in order."""
         self.last_event = 0
         """The number of the last event, 0 before the first."""
+        self.kept = Kept(limits.memory)
+        self.kept.on_full = self._let_go_of_some
         self._everything: dict[int, Watch] = {}
         self._everything_else: dict[int, Watch] = {}  # of those who are not trusted
         self._owned: dict[int, int] = {}
@@ -182,13 +191,15 @@ class Watches:
     # -- watches
 
     def make(self, name: str, uid: int, gid: int, now_ns: int) -> Watch:
-        """A watch called `name`, or a nameless one. Raises EEXIST, or EDQUOT for one too many: a
-        user's watches count until nobody can read them any more."""
+        """A watch called `name`, or a nameless one. Raises EEXIST, EDQUOT for one too many of the user's, ENOSPC for
+        one too many of all: a watch counts until nobody can read it any more."""
         if name in self.by_name:
             raise WatchRefused(errno.EEXIST, f"a watch called {name!r} is there already")
         owned = self._owned.get(uid, 0)
         if owned >= self.limits.watches:
             raise WatchRefused(errno.EDQUOT, f"user {uid} has {owned} watches, the limit max_watches")
+        if len(self.by_number) >= self.limits.queues:
+            raise WatchRefused(errno.ENOSPC, f"there are {self.limits.queues} watches, the limit max_queues")
         self._owned[uid] = owned + 1
         self._last_number += 1
         queue = Queue(0 if self.strict else self.limits.depth)
@@ -198,7 +209,8 @@ class Watches:
         self.by_number[watch.number] = watch
         if name:
             self.by_name[name] = watch
-            watch.sinks = (Log(self.limits.log_events),)
+            self.named.append(watch.number)
+            watch.sinks = (Log(self.limits.log_events, self.kept),)
         if not self.strict:
             self.watch_everything(watch, True)
         return watch
@@ -208,6 +220,7 @@ class Watches:
         descriptors: `forget` ends it. Raises KeyError."""
         watch = self.by_name.pop(name)
         watch.name = ""
+        del self.named[bisect_left(self.named, watch.number)]
         watch.queue.readers -= 1
         watch.let_go()
         return watch
@@ -286,7 +299,17 @@ class Watches:
     def event(self, now_ns: int, record: bytes, names: dict[str, str | int | bool]) -> Event:
         """A new event with the next number. Nobody is told: see `publish`."""
         self.last_event += 1
-        return Event(self.last_event, now_ns, record, names)
+        text = sum([len(value) for value in names.values() if value.__class__ is str])
+        return Event(self.last_event, now_ns, record, names, self.kept.batch(EVENT_BYTES + text))
+
+    def _let_go_of_some(self) -> None:
+        """Too many bytes are kept: those who keep most lose what they have, until a quarter is free."""
+        self.kept.end_batch()
+        sinks = [sink for watch in self.by_number.values() for sink in watch.sinks]
+        for sink in sorted(sinks, key=lambda sink: sink.held, reverse=True):
+            if self.kept.used <= self.kept.limit * 3 // 4:
+                break
+            sink.drop(self.last_event)
 
     def publish(
         self,
@@ -312,6 +335,7 @@ class Watches:
             for watch in self._everything_else.values():
                 if may_see is None or may_see(watch.uid, watch.gid):
                     watch.deliver(notice)
+        self.kept.check()
 
     def publish_raw(self, raw: Sequence[bytes], now_ns: int) -> None:
         """Tell every watch that watches anything, with exactly these bytes, IDs included."""
@@ -319,7 +343,7 @@ class Watches:
             self._publish_many_raw(raw, now_ns)
             return
         self.last_event += 1
-        event = Event(self.last_event, now_ns, raw[0], _RAW)
+        event = Event(self.last_event, now_ns, raw[0], _RAW, self.kept.batch(EVENT_BYTES))
         unfiltered = raw[0][_TYPE_BYTES] == _META
         for watch in self.by_number.values():
             if watch.everything or watch.entries:
@@ -327,6 +351,7 @@ class Watches:
                     watch.deliver_unfiltered(event)
                 else:
                     watch.deliver(event)
+        self.kept.check()
 
     def _publish_many_raw(self, raw: Sequence[bytes], now_ns: int) -> None:
         if any(record[_TYPE_BYTES] == _META for record in raw):
@@ -335,10 +360,13 @@ class Watches:
             return
         first = self.last_event + 1
         self.last_event += len(raw)
-        events: list[Told] = [Event(number, now_ns, record, _RAW) for number, record in enumerate(raw, first)]
+        batch = Batch(self.kept)
+        batch.add(EVENT_BYTES * len(raw))
+        events: list[Told] = [Event(number, now_ns, record, _RAW, batch) for number, record in enumerate(raw, first)]
         for watch in self.by_number.values():
             if watch.everything or watch.entries:
                 watch.deliver_all(events)
+        self.kept.check()
 
 
 _RAW: dict[str, str | int | bool] = {"raw": True}

@@ -77,13 +77,14 @@ class Channel:
         self._opening: set[int] = set()
         self._starting: set[int] = set()
         self._on_started = on_started
+        # With the least size: the buffer holds what was in it before, behind a request that is too short.
         self._serve = {
-            fuse.READ: self._read,
-            fuse.WRITE: self._write,
-            fuse.POLL: self._poll,
-            fuse.IOCTL: self._ioctl,
-            fuse.INTERRUPT: self._interrupt,
-            fuse.RELEASE: self._release,
+            fuse.READ: (self._read, fuse.READ_IN.size),
+            fuse.WRITE: (self._write, fuse.WRITE_IN.size),
+            fuse.POLL: (self._poll, fuse.POLL_IN.size),
+            fuse.IOCTL: (self._ioctl, fuse.IOCTL_IN.size),
+            fuse.INTERRUPT: (self._interrupt, fuse.INTERRUPT_IN.size),
+            fuse.RELEASE: (self._release, fuse.RELEASE_IN.size),
         }
 
     # -- from the kernel
@@ -91,13 +92,14 @@ class Channel:
     def receive(self, message: memoryview, size: int) -> None:
         """Serve the request in the first `size` bytes of `message`, which is reused afterwards."""
         length, opcode = _LENGTH_AND_OPCODE(message)
-        serve = self._serve.get(opcode)
-        if serve is None:
+        served = self._serve.get(opcode)
+        if served is None:
             self._pass_on(opcode, bytes(message[:size]))
             return
+        serve, least = served
         try:
-            if length != size:
-                raise ValueError(f"expected a request of {length} bytes, not {size}")
+            if length != size or size < least:
+                raise ValueError(f"expected a request of {max(length, least)} bytes, not {size}")
             serve(message, size)
         except Exception:
             _, _, unique = fuse.START.unpack_from(message)
@@ -143,6 +145,8 @@ class Channel:
 
     def _park(self, unique: int, handle: Handle, source: Source, size: int) -> None:
         """Let a request wait until `source` is ready and `handle` has an answer."""
+        if unique in self.waiting:
+            raise ValueError(f"expected a number that no request has that waits, not {unique}")
         if len(self.waiting) >= self._max_waiting:
             log.warning("a call was refused: %d wait already, the limit max_waiting", self._max_waiting)
             self._error(unique, errno.ENOMEM)
@@ -189,6 +193,8 @@ class Channel:
         if handle is None or flags & fuse.FUSE_IOCTL_DIR:
             self._error(unique, errno.ENOTTY)
             return
+        if _IOCTL_DATA_AT + in_size != size:
+            raise ValueError(f"expected {in_size} bytes with an ioctl, not {size - _IOCTL_DATA_AT}")
         caller: Caller = _CALLER(message)
         data = handle.ioctl(command, argument, message[_IOCTL_DATA_AT : _IOCTL_DATA_AT + in_size], caller)
         if data.__class__ is int:

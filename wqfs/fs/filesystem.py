@@ -25,7 +25,9 @@ from wqfs.fs.handles.text import ChangingTextHandle, EventsHandle, LogHandle, Te
 from wqfs.fs.nodes import Place
 from wqfs.fs.options import Options
 from wqfs.fs.refusals import Refusals
+from wqfs.kept import Kept
 from wqfs.sim.command import Actor
+from wqfs.sim.limits import SimLimits
 from wqfs.sim.system import System
 from wqfs.watch import Limits, Watch, Watches
 
@@ -75,13 +77,24 @@ class Filesystem:
         self.gid = gid if options.gid is None else options.gid
         limits = Limits(
             watches=options.max_watches,
+            queues=options.max_queues,
             objects=options.max_objects,
             depth=options.depth,
             events_depth=options.events_depth,
             log_events=options.log_events,
+            memory=options.max_memory << 19,
         )
         self.watches = Watches(limits, strict=options.strict, trusted=frozenset((self.uid, 0)))
-        self.system = system = System(self.watches, now_ns=now_ns())
+        self.system = system = System(
+            self.watches,
+            now_ns=now_ns(),
+            limits=SimLimits(
+                mounts=options.max_mounts,
+                keys=options.max_keys,
+                processes=options.max_processes,
+                devices=options.max_devices,
+            ),
+        )
         self._real_ns = now_ns
         self.now_ns: Callable[[], int] = lambda: now_ns() + system.ahead_ns
         """The simulated system's time; files have the real one."""
@@ -93,13 +106,15 @@ class Filesystem:
         """Called when `collect` has to be called at another time than it said."""
         self._schedule: tuple[int | None, int] = (None, 0)
         self._last_handle = 0
+        self._directories = 0
         self._sources: dict[int, Source] = {}
         self._mount_source: Source | None = None
         self._hung_up = False
         self._watches_changed_ns = now_ns()
         self._version = 0
         self._changed_ns = now_ns()
-        self._lines = LineContext(options.max_line, self.refusals.add)
+        self._kept_texts = Kept(options.max_memory << 19)  # the other half
+        self._lines = LineContext(options.max_line, self.refusals.add, self._kept_texts)
         self._queues = QueueContext(
             too_small=errno.ENOBUFS if options.enobufs else errno.EMSGSIZE,
             fetch=fetch,
@@ -183,8 +198,22 @@ class Filesystem:
 
     # -- opening
 
+    def open_directory(self) -> None:
+        """Count an open directory. Raises OpenRefused: ENFILE."""
+        self._check_room()
+        self._directories += 1
+
+    def close_directory(self) -> None:
+        self._directories -= 1
+
+    def _check_room(self) -> None:
+        """Whether one more file or directory may be open."""
+        if len(self.channel.handles) + self._directories >= self.options.max_handles:
+            raise OpenRefused(errno.ENFILE, f"{self.options.max_handles} files are open, the limit max_handles")
+
     def open(self, place: Place, watch: Watch | None, flags: int, caller: Caller) -> int:
-        """The number of a new handle for `place`. Raises OpenRefused."""
+        """The number of a new handle for `place`. Raises OpenRefused, and WatchRefused for the root's queue."""
+        self._check_room()
         handle = self._handle_of_watch(place, watch, flags) if watch else self._handle(place, flags, caller)
         self._last_handle += 1
         self.channel.handles[self._last_handle] = handle
@@ -204,12 +233,15 @@ class Filesystem:
             if self._mount_source is None:
                 self._mount_source = Source(self.mount_changes, self.channel.ready)
             return ChangingTextHandle(
-                lambda: self._texts.text(place, None), lambda: self.mount_changes.number, self._mount_source
+                lambda: self._texts.text(place, None),
+                lambda: self.mount_changes.number,
+                self._mount_source,
+                self._kept_texts,
             )
         if place.is_directory:
             raise OpenRefused(errno.EISDIR, "a directory")
         viewer = self.viewer(caller[0], caller[1])
-        return TextHandle(lambda: self._texts.text(place, None, viewer))
+        return TextHandle(lambda: self._texts.text(place, None, viewer), kept=self._kept_texts)
 
     def _handle_of_watch(self, place: Place, watch: Watch, flags: int) -> Handle:
         if place.is_directory:
@@ -252,7 +284,7 @@ class Filesystem:
             )
             whole.truncated = bool(flags & os.O_TRUNC)  # the kernel sends no SETATTR for `>`
             return whole
-        return TextHandle(view, released)
+        return TextHandle(view, released, self._kept_texts)
 
     def truncate(self, place: Place, watch: Watch | None, fh: int | None) -> None:
         """Cut a file to nothing: empties a filter, at the close when a descriptor did it; else nothing."""
@@ -297,6 +329,11 @@ class Filesystem:
         return self._schedule[0]
 
     # -- looking
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of events and texts that are kept for readers, about."""
+        return self.watches.kept.used + self._kept_texts.used
 
     def queue_waits(self, watch: Watch) -> tuple[int, int]:
         """(readers, pollers) that wait on a watch's queue now."""

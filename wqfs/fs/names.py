@@ -18,6 +18,7 @@ import functools
 import logging
 import os
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar, cast
 
@@ -80,7 +81,9 @@ class Names(pyfuse3.Operations):
         super().__init__()
         self._fs = filesystem
         self._started_ns = time.time_ns()
-        self._listings: dict[int, tuple[list[tuple[bytes, int]], int, int]] = {}
+        self._listings: dict[int, tuple[Place, int, int, int]] = {}
+        """Open directories: place, number of its watch, and who opened it. Not what was in them: a thousand of
+        `watches` open, each with the names of its moment, would be memory without a bound."""
         self._last_listing = 0
 
     # -- nodes
@@ -178,40 +181,42 @@ class Names(pyfuse3.Operations):
         place, watch = self._find(inode)
         if not place.is_directory:
             raise FUSEError(errno.ENOTDIR)
-        listing: list[tuple[bytes, int]]
-        if place is nodes.WATCHES:
-            listing = [
-                (os.fsencode(w.name), nodes.node_number(nodes.WATCH, w.number))
-                for w in self._fs.watches.by_name.values()
-            ]
-        else:
-            number = watch.number if watch else 0
-            listing = [
-                (child.name.encode(), nodes.node_number(child, number if place is nodes.WATCH else 0))
-                for child in nodes.CHILDREN[place]
-            ]
+        try:
+            self._fs.open_directory()
+        except OpenRefused as error:
+            raise FUSEError(error.errno or errno.EIO) from None
         self._last_listing += 1
-        self._listings[self._last_listing] = (listing, ctx.uid, ctx.gid)
+        self._listings[self._last_listing] = (place, watch.number if watch else 0, ctx.uid, ctx.gid)
         return FileHandleT(self._last_listing)
 
     @_guarded
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
-        listing, uid, gid = self._listings[fh]
-        for at in range(start_id, len(listing)):
-            name, node = listing[at]
+        place, number, uid, gid = self._listings[fh]
+        if place is nodes.WATCHES:
+            # In the order of their numbers, which are never used again: what is there all the time comes once.
+            watches = self._fs.watches
+            for index in range(bisect_right(watches.named, start_id), len(watches.named)):
+                at = watches.named[index]
+                watch = watches.by_number[at]
+                attributes = self._attributes(nodes.WATCH, watch, uid, gid)
+                if not pyfuse3.readdir_reply(token, FileNameT(os.fsencode(watch.name)), attributes, at):
+                    break
+            return
+        children = nodes.CHILDREN[place]
+        for index in range(start_id, len(children)):
+            child = children[index]
             try:
-                place, watch = self._find(node)
+                found, of = self._find(nodes.node_number(child, number))
             except FUSEError:
-                continue  # gone since the directory was opened
-            if place is nodes.WATCH and (watch is None or watch.name != os.fsdecode(name)):
-                continue  # removed since then, and still open somewhere
-            attributes = self._attributes(place, watch, uid, gid)
-            if not pyfuse3.readdir_reply(token, FileNameT(name), attributes, at + 1):
+                continue  # the watch has gone since the directory was opened
+            attributes = self._attributes(found, of, uid, gid)
+            if not pyfuse3.readdir_reply(token, FileNameT(child.name.encode()), attributes, index + 1):
                 break
 
     @_guarded
     async def releasedir(self, fh: FileHandleT) -> None:
-        self._listings.pop(fh, None)
+        if self._listings.pop(fh, None) is not None:
+            self._fs.close_directory()
 
     @_guarded
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
@@ -224,6 +229,8 @@ class Names(pyfuse3.Operations):
             raise FUSEError(errno.EPERM)
         if len(name) > NAME_MAX:
             raise FUSEError(errno.ENAMETOOLONG)
+        if not name:  # no kernel asks; a watch without a name is an open root queue's, and would stay
+            raise FUSEError(errno.ENOENT)
         try:
             watch = self._fs.make_watch(os.fsdecode(name), ctx.uid, ctx.gid)
         except WatchRefused as error:

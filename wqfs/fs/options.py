@@ -28,7 +28,9 @@ class Options:
     becomes once it has mounted, None for nobody else. depth: the
     depth that a queue takes at its first event when nobody sized it, records, 1..512. Limits:
     events_depth and log_events in events, max_watches a user's watches, max_objects a watch's
-    objects, max_waiting readers that wait, max_line bytes of a command.
+    objects, max_waiting readers that wait, max_line bytes of a command, max_handles open files and directories,
+    max_queues watches of all users, max_memory MiB of events and texts that are kept for readers; of the simulated
+    system max_mounts, max_keys, max_processes with their threads, max_devices.
     """
 
     allow_other: bool = False
@@ -48,6 +50,13 @@ class Options:
     max_objects: int = 1024
     max_waiting: int = 16384
     max_line: int = 4096
+    max_handles: int = 32768
+    max_queues: int = 16384
+    max_memory: int = 256
+    max_mounts: int = 100_000
+    max_keys: int = 1_000_000
+    max_processes: int = 32768
+    max_devices: int = 16384
     kernel: tuple[str, ...] = ()
     """Words for the kernel and fusermount3, such as `nosuid` or `noatime`."""
 
@@ -63,6 +72,13 @@ BOUNDS: Final = {
     "max_objects": (1, 1 << 20),
     "max_waiting": (1, 1 << 20),
     "max_line": (64, 64 * 1024),
+    "max_handles": (1, 1 << 24),
+    "max_queues": (1, 1 << 20),
+    "max_memory": (1, 1 << 20),
+    "max_mounts": (1, 1 << 20),
+    "max_keys": (16, 1 << 24),
+    "max_processes": (2, 1 << 22),
+    "max_devices": (1, 1 << 20),
 }
 _KERNEL: Final = frozenset(
     "suid nosuid dev nodev exec noexec atime noatime diratime nodiratime relatime norelatime strictatime "
@@ -111,7 +127,7 @@ def _parse_word(word: str, options: Options) -> Options:
         return replace(options, umask=int(value, 8) & 0o777)
     if name in BOUNDS and equals:
         low, high = BOUNDS[name]
-        if not value.isdecimal() or not low <= int(value) <= high:
+        if not re.fullmatch("[0-9]{1,10}", value) or not low <= int(value) <= high:
             raise UsageError(f"Option {name} takes a number of {low}..{high}, not {value!r}.")
         return _with(options, name, int(value))
     raise UsageError(_unknown(name, equals))

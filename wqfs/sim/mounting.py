@@ -19,7 +19,7 @@ from wqfs.abi.records import MountFlag, MountSubtype, SbFlag, SbSubtype
 from wqfs.sim import propagation
 from wqfs.sim.errors import Refused
 from wqfs.sim.mount_options import MOUNT_ATTR_RDONLY, MountOptions
-from wqfs.sim.mounts import Mount, shown
+from wqfs.sim.mounts import Mount, Place, path_text, shown, text_of
 from wqfs.sim.superblocks import Superblock
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def mount(
         if not place and parent.sb is sb:
             raise Refused(errno.EBUSY, f"{source} is mounted at {parent.path} already")
         copied_to = propagation.targets(parent, place)
-        tree.check_room(1 + len(copied_to))
+        tree.check_room(1 + len(copied_to), _longest(0, parent, place, copied_to) + text_of(sb))
     except Refused:
         if not sb.mounts:
             system.superblocks.forget(sb)
@@ -66,12 +66,19 @@ def bind(system: System, old_path: str, new_path: str, now_ns: int, *, recursive
     if old.unbindable:
         raise Refused(errno.EINVAL, f"{old.path} is unbindable")
     copied_to = propagation.targets(parent, place)
-    tree.check_room((1 + len(shown(old, old_place) if recursive else ())) * (1 + len(copied_to)))
+    copied = [old, *(mount for mount, _ in (shown(old, old_place) if recursive else ()))]
+    longest = max(len(each.path) + text_of(each.sb) for each in copied)
+    tree.check_room(len(copied) * (1 + len(copied_to)), _longest(longest, parent, place, copied_to))
     top = tree.copy(old, old_place, recursive=recursive)
     new = [*top.subtree()]
     new += propagation.graft(tree, top, parent, place, copied_to)
     _new_mounts(system, new, now_ns)
     return top
+
+
+def _longest(longest: int, parent: Mount, place: Place, copied_to: Iterable[propagation.Target]) -> int:
+    """Characters that what has `longest` of them may have where it is attached, and where it is copied to."""
+    return longest + max(len(path_text(at, each)) for at, each in ((parent, place), *((t[0], t[1]) for t in copied_to)))
 
 
 def _new_mounts(system: System, mounts: Iterable[Mount], now_ns: int) -> None:
@@ -94,7 +101,9 @@ def move(system: System, old_path: str, new_path: str, now_ns: int) -> Mount:
     _check_move(moved, parent)
     assert old_parent is not None
     copied_to = propagation.targets(parent, place)
-    tree.check_room(len(copied_to) * sum(1 for _ in moved.subtree()) if copied_to else 0)
+    longest = max(len(each.path) + text_of(each.sb) for each in moved.subtree())
+    count = len(copied_to) * sum(1 for _ in moved.subtree()) if copied_to else 0
+    tree.check_room(count, _longest(longest, parent, place, copied_to))
     moved.automount = False  # it expires no longer (do_move_mount)
     copies = propagation.graft(tree, moved, parent, place, copied_to)
     extra = {"old_mountpoint": was}
@@ -286,8 +295,10 @@ def remount(system: System, mount: Mount, options: MountOptions, now_ns: int, *,
         read_only = bool(attributes & MOUNT_ATTR_RDONLY)
     turned = read_only != sb.read_only
     fs_options = options.fs_options(sb.options)
+    system.mounts.check_room(0, sum(map(len, fs_options)))
     reconfigured = fs_options != sb.options
     sb.read_only, sb.options = read_only, fs_options
+    system.mounts.count_text(mount)
     mount.attr = attributes
     below = _below(mount, options)
     turned_below = _assign(system, below)

@@ -21,6 +21,7 @@ from wqfs.sim.errors import Refused
 from wqfs.sim.keyring import Keyrings
 from wqfs.sim.keys import Key, Need
 from wqfs.sim.language import find, quote, split
+from wqfs.sim.limits import SimLimits
 from wqfs.sim.mounts import IN_SUBTREE, Mount, MountTree, Place, audience
 from wqfs.sim.processes import Processes
 from wqfs.sim.superblocks import Superblock, Superblocks
@@ -42,15 +43,18 @@ class System:
     `watches.last_event` stand still, no text but that of keys with an expiry changes.
     """
 
-    def __init__(self, watches: Watches, *, now_ns: int) -> None:
+    def __init__(self, watches: Watches, *, now_ns: int, limits: SimLimits = SimLimits()) -> None:  # noqa: B008  frozen
         """A system with a root mount, from /dev/root, and no keys but the keyrings of who runs it."""
         self.watches = watches
         self.changed = 0
         self.ahead_ns = 0
-        self.superblocks = Superblocks()
-        self.mounts = MountTree(self.superblocks.get("/dev/root", "ext4", False))
+        self.superblocks = Superblocks(max_devices=limits.devices)
+        root = self.superblocks.get("/dev/root", "ext4", False)
+        self.mounts = MountTree(root, max_mounts=limits.mounts, max_text=limits.mount_text)
         self.devices = Devices()
-        self.keys: Keyrings = Keyrings(notify=self.notify_key, gone=self._key_gone)
+        self.keys: Keyrings = Keyrings(
+            notify=self.notify_key, gone=self._key_gone, max_keys=limits.keys, max_processes=limits.processes
+        )
         self.keys.on_silent = self.changed_silently
         self.started_ns = now_ns
         self.removal_delay_ns = 0
@@ -144,7 +148,9 @@ class System:
             return by_source.sb, by_source.path
         if found is None:
             raise Refused(errno.EINVAL, f"expected a path, a source or an id of a superblock, not {name!r}")
-        return found.sb, f"{found.path.rstrip('/')}/{'/'.join(place)}"
+        path = f"{found.path.rstrip('/')}/{'/'.join(place)}"
+        # What is also a source would mean another one when it is read again.
+        return found.sb, path if self.mounts.find_source(path) is None else str(found.sb.id)
 
     # -- events
 
