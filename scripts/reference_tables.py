@@ -110,6 +110,8 @@ _OPTIONS: Final = {
     "ro": "nothing can be posted or made | EROFS",
     "strict": "a queue sees nothing until it watches something and keeps nothing until it is sized | ",
     "enobufs": "a record that does not fit the reader's buffer gives what released kernels give | ENOBUFS for EMSGSIZE",
+    "private_mounts": "users other than the owner and root hear of keys that they may view, and of nothing else | "
+    "EACCES",
     "uid": "owner of what belongs to nobody's watch; by default who mounts | ",
     "gid": "its group | ",
     "umask": "bits to clear in all modes, octal | ",
@@ -122,6 +124,8 @@ _OPTIONS: Final = {
     "max_objects": "objects of a watch | EDQUOT",
     "max_waiting": "calls that wait at once | ENOMEM",
     "max_line": "bytes of a command | EINVAL",
+    "max_user_waiting": "calls of one user that wait at once | EDQUOT",
+    "max_user_handles": "files and directories that one user has open at once | EDQUOT",
     "max_handles": "files and directories open at once | ENFILE",
     "max_queues": "watches of all users, open root queues among them | ENOSPC",
     "max_memory": "MiB of events and texts kept for those who have not read them "

@@ -33,6 +33,7 @@ Provoke = Callable[[Mount, Path], None]
 PROVOKED: dict[tuple[str, str], Provoke] = {}
 NOT_PROVOKED = {
     ("EIO", "any"): "a fault of wqfs, which nobody knows how to make: tests/t1_channel.py has a broken handle",
+    ("EACCES", "`objects`, watching by ioctl, with `private_mounts`"): "tests/t3_users.py, as root alone",
     ("EACCES", "any, by another user"): "tests/t3_tree.py and t3_mount_command.py, as root alone",
     ("EPERM", "SET_FILTER by pointer"): "tests/t3_handover.py and t3_queue_ioctl.py",
     ("EPIPE", "SETTLE"): "tests/t3_settle.py ends a mount under one that waits",
@@ -360,6 +361,8 @@ OF_OTHER_MOUNTS = {
     ("ENOTCONN", "any, on an open file"),
     ("ENOTCONN", "any, by name"),
     ("ENFILE", "open, of a folder too"),
+    ("EDQUOT", "open, of a folder too"),
+    ("EDQUOT", "read that would wait, SETTLE"),
     ("ENOMEM", "read of a part of a text"),
     ("ENOSPC", "mkdir in `watches/`, open of the root's `queue`"),
 }
@@ -384,6 +387,26 @@ def test_file_and_folder_beyond_max_handles_are_enfile(mount_with: Callable[[str
         with refused(errno.ENFILE):
             os.open(mount.path / "queue", os.O_RDONLY)
     os.listdir(mount.path / "watches")
+
+
+def test_file_and_folder_beyond_max_user_handles_are_edquot(mount_with: Callable[[str], Mount]) -> None:
+    mount = mount_with("max_user_handles=2")
+    with opened(mount.path / "metrics"), opened(mount.path / "watches", os.O_RDONLY | os.O_DIRECTORY):
+        for name in ("metrics", "queue", "sim"):
+            with refused(errno.EDQUOT):
+                os.open(mount.path / name, os.O_RDONLY)
+    with opened(mount.path / "metrics"):
+        os.listdir(mount.path / "watches")
+
+
+def test_calls_beyond_max_user_waiting_are_edquot(mount_with: Callable[[str], Mount]) -> None:
+    mount = mount_with("max_user_waiting=1")
+    watch = mount.watch()
+    with opened(watch / "queue") as fd, waiting(mount, lambda: os.read(fd, 100)) as asked:
+        with refused(errno.EDQUOT):
+            os.read(fd, 100)
+        deliver(mount, record(1))
+        assert asked.result() == record(1)
 
 
 def test_texts_read_in_parts_beyond_max_memory_are_enomem(mount_with: Callable[[str], Mount]) -> None:

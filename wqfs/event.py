@@ -84,6 +84,11 @@ class Event:
         word, info = r.HEADER.unpack_from(self.record)
         return Notice(self, r.HEADER.pack(word, info | bits) + self.record[r.RECORD_MIN :])
 
+    def without(self, name: str) -> Event:
+        """The same event for who may not know one of its names."""
+        names = {each: value for each, value in self.names.items() if each != name}
+        return Event(self.number, self.time_ns, self.record, names, self._batch)
+
     def line(self) -> bytes:
         """As Notice.line."""
         if self._line is None:

@@ -164,16 +164,23 @@ class Limits:
 class Watches:
     """All watches of a mount, and the count of events.
 
-    strict: no default depth and nothing watched until named, as the kernel. trusted: the users
+    strict: no default depth and nothing watched until named, as the kernel. private: whether only the trusted hear of
+    what `publish` is not told who may hear of, which is all but keys, and of raw records. trusted: the users
     whose watches without objects see everything; those of others see what `publish` is told that
     they may. None trusts all.
     """
 
     def __init__(
-        self, limits: Limits = Limits(), *, strict: bool = False, trusted: frozenset[int] | None = None
+        self,
+        limits: Limits = Limits(),
+        *,
+        strict: bool = False,
+        private: bool = False,
+        trusted: frozenset[int] | None = None,
     ) -> None:
         self.limits = limits
         self.strict = strict
+        self.private = private
         self._trusted = trusted
         self.by_name: dict[str, Watch] = {}
         self.by_number: dict[int, Watch] = {}
@@ -187,6 +194,10 @@ class Watches:
         self._everything_else: dict[int, Watch] = {}  # of those who are not trusted
         self._owned: dict[int, int] = {}
         self._last_number = 0
+
+    def trusts(self, uid: int) -> bool:
+        """Whether the user may hear of everything."""
+        return self._trusted is None or uid in self._trusted
 
     # -- watches
 
@@ -259,8 +270,7 @@ class Watches:
             self._stop_everything(watch)
             return
         watch.everything = True
-        trusted = self._trusted is None or watch.uid in self._trusted
-        (self._everything if trusted else self._everything_else)[watch.number] = watch
+        (self._everything if self.trusts(watch.uid) else self._everything_else)[watch.number] = watch
 
     def _stop_everything(self, watch: Watch) -> None:
         watch.everything = False
@@ -320,7 +330,7 @@ class Watches:
     ) -> None:
         """Tell the entries in `audience`, each with its own flag bits of `info`, in that order; and
         every watch that watches everything, with the flag bits `everything`. may_see: whether a
-        user (uid, gid) who is not trusted may hear of it without having named it; None for yes."""
+        user (uid, gid) who is not trusted may hear of it without having named it; None for yes, or no if `private`."""
         notices: dict[int, Told] = {}
         for entry, flags in audience:
             bits = entry.id << r.WATCH_INFO_ID__SHIFT | flags
@@ -333,19 +343,31 @@ class Watches:
             for watch in self._everything.values():
                 watch.deliver(notice)
             for watch in self._everything_else.values():
-                if may_see is None or may_see(watch.uid, watch.gid):
+                if not self.private if may_see is None else may_see(watch.uid, watch.gid):
                     watch.deliver(notice)
         self.kept.check()
 
+    def tell(self, event: Event, entries: Iterable[Entry]) -> None:
+        """Tell these entries alone."""
+        for entry in entries:
+            entry.watch.deliver(event.notice(entry.id << r.WATCH_INFO_ID__SHIFT))
+        self.kept.check()
+
+    def _hear_raw(self) -> Iterable[Watch]:
+        """The watches that raw records are for, if they watch anything."""
+        watches = self.by_number.values()
+        return [watch for watch in watches if self.trusts(watch.uid)] if self.private else watches
+
     def publish_raw(self, raw: Sequence[bytes], now_ns: int) -> None:
-        """Tell every watch that watches anything, with exactly these bytes, IDs included."""
+        """Tell every watch that watches anything (of the trusted, if `private`), with exactly these bytes, IDs
+        included."""
         if len(raw) != 1:
             self._publish_many_raw(raw, now_ns)
             return
         self.last_event += 1
         event = Event(self.last_event, now_ns, raw[0], _RAW, self.kept.batch(EVENT_BYTES))
         unfiltered = raw[0][_TYPE_BYTES] == _META
-        for watch in self.by_number.values():
+        for watch in self._hear_raw():
             if watch.everything or watch.entries:
                 if unfiltered:
                     watch.deliver_unfiltered(event)
@@ -363,7 +385,7 @@ class Watches:
         batch = Batch(self.kept)
         batch.add(EVENT_BYTES * len(raw))
         events: list[Told] = [Event(number, now_ns, record, _RAW, batch) for number, record in enumerate(raw, first)]
-        for watch in self.by_number.values():
+        for watch in self._hear_raw():
             if watch.everything or watch.entries:
                 watch.deliver_all(events)
         self.kept.check()

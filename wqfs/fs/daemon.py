@@ -61,7 +61,9 @@ options
   max_objects=N   objects of one watch (default 1024), EDQUOT beyond
   max_waiting=N   readers that wait at once (default 16384), ENOMEM beyond
   max_line=N      bytes of one command line (default 4096), EINVAL beyond
+  max_user_waiting=N   those of one user (default 12288), EDQUOT beyond
   max_handles=N   open files and directories (default 32768), ENFILE beyond
+  max_user_handles=N   those of one user (default 24576), EDQUOT beyond
   max_queues=N    watches and open root queues of all users (default 16384), ENOSPC beyond
   max_memory=MIB  MiB of events and texts kept for readers (default 256): beyond it the largest `log` is
                   cut, the longest `events` loses, and a read of another text is ENOMEM
@@ -71,6 +73,7 @@ options
   max_devices=N   simulated block devices (default 16384), ENOSPC beyond
   allow_other     other users may use the mount; for anyone but root it needs user_allow_other in
                   /etc/fuse.conf; allow_root: root may
+  private_mounts  users other than the owner and root hear of their keys alone, not of mounts, superblocks, devices
   user=NAME       once mounted, serve as this user, with no privilege left; for root, with allow_other
   uid=N gid=N     owner of the files (default: who mounts); umask=OCTAL takes bits from all modes
   ro              nothing can be made or posted

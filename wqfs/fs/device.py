@@ -57,6 +57,8 @@ class Device:
         names: socket.socket,
         *,
         max_waiting: int = 16384,
+        max_user_waiting: int | None = None,
+        max_user_handles: int = 24576,
         clock: Callable[[], float] | None = None,
         on_started: Callable[[], object] | None = None,
     ) -> None:
@@ -74,7 +76,15 @@ class Device:
         self._result: outcome.Outcome[Any] | None = None
         self._gone = trio.Event()
         self._send = self._make_send()
-        self.channel = Channel(self._send, self._forward, max_waiting=max_waiting, clock=clock, on_started=on_started)
+        self.channel = Channel(
+            self._send,
+            self._forward,
+            max_waiting=max_waiting,
+            max_user_waiting=max_user_waiting,
+            max_user_handles=max_user_handles,
+            clock=clock,
+            on_started=on_started,
+        )
         debugging = log.isEnabledFor(logging.DEBUG)
         self._receive = self._receive_and_tell if debugging else self.channel.receive
 

@@ -38,7 +38,7 @@ _NOTHING: Final = lambda: b""  # noqa: E731
 
 
 class OpenRefused(OSError):
-    """A file cannot be opened. errno: ENOENT, EISDIR, ENFILE."""
+    """A file cannot be opened. errno: ENOENT, EISDIR, ENFILE, EDQUOT."""
 
 
 class Changes:
@@ -84,7 +84,12 @@ class Filesystem:
             log_events=options.log_events,
             memory=options.max_memory << 19,
         )
-        self.watches = Watches(limits, strict=options.strict, trusted=frozenset((self.uid, 0)))
+        self.watches = Watches(
+            limits,
+            strict=options.strict,
+            private=options.private_mounts,
+            trusted=frozenset((self.uid, 0)),
+        )
         self.system = system = System(
             self.watches,
             now_ns=now_ns(),
@@ -132,6 +137,8 @@ class Filesystem:
         permissions = stat.S_IMODE(place.mode)
         if place is nodes.WATCHES and self.options.allow_other:
             permissions = 0o1777
+        if place in nodes.OF_MOUNTS and self.options.private_mounts:
+            permissions &= 0o700
         return stat.S_IFMT(place.mode) | permissions & ~self.options.umask
 
     def fixed_size(self, place: Place) -> bool:
@@ -146,6 +153,8 @@ class Filesystem:
         """The true size of a text, bytes, for a user."""
         if self.fixed_size(place):
             return 0
+        if place in nodes.OF_MOUNTS and self.options.private_mounts and self.viewer(uid, gid) is not None:
+            return 0  # how many there are is private too
         if place is nodes.LOG and watch is not None:
             log = _log_of(watch)
             return len(log.text()) if log else 0
@@ -198,25 +207,33 @@ class Filesystem:
 
     # -- opening
 
-    def open_directory(self) -> None:
-        """Count an open directory. Raises OpenRefused: ENFILE."""
-        self._check_room()
+    def open_directory(self, uid: int) -> None:
+        """Count an open directory of the user's. Raises OpenRefused: ENFILE, EDQUOT."""
+        self._check_room(uid)
         self._directories += 1
+        self.channel.opened.take(uid)
 
-    def close_directory(self) -> None:
+    def close_directory(self, uid: int) -> None:
         self._directories -= 1
+        self.channel.opened.give(uid)
 
-    def _check_room(self) -> None:
-        """Whether one more file or directory may be open."""
+    def _check_room(self, uid: int) -> None:
+        """Whether one more file or directory may be open, and one more of the user's."""
         if len(self.channel.handles) + self._directories >= self.options.max_handles:
             raise OpenRefused(errno.ENFILE, f"{self.options.max_handles} files are open, the limit max_handles")
+        if self.channel.opened.full(uid):
+            limit = self.channel.opened.most
+            raise OpenRefused(errno.EDQUOT, f"user {uid} has {limit} files open, the limit max_user_handles")
 
     def open(self, place: Place, watch: Watch | None, flags: int, caller: Caller) -> int:
         """The number of a new handle for `place`. Raises OpenRefused, and WatchRefused for the root's queue."""
-        self._check_room()
+        uid = caller[0]
+        self._check_room(uid)
         handle = self._handle_of_watch(place, watch, flags) if watch else self._handle(place, flags, caller)
         self._last_handle += 1
         self.channel.handles[self._last_handle] = handle
+        self.channel.opened_by[self._last_handle] = uid
+        self.channel.opened.take(uid)
         return self._last_handle
 
     def _handle(self, place: Place, flags: int, caller: Caller) -> Handle:

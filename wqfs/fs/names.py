@@ -41,6 +41,7 @@ from pyfuse3 import (
 from wqfs.fs import nodes
 from wqfs.fs.filesystem import Filesystem, OpenRefused
 from wqfs.fs.nodes import Place
+from wqfs.fs.seldom import Seldom
 from wqfs.watch import Watch, WatchRefused
 
 log = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ class Names(pyfuse3.Operations):
         super().__init__()
         self._fs = filesystem
         self._started_ns = time.time_ns()
+        self._refused = Seldom(log)
         self._listings: dict[int, tuple[Place, int, int, int]] = {}
         """Open directories: place, number of its watch, and who opened it. Not what was in them: a thousand of
         `watches` open, each with the names of its moment, would be memory without a bound."""
@@ -182,8 +184,9 @@ class Names(pyfuse3.Operations):
         if not place.is_directory:
             raise FUSEError(errno.ENOTDIR)
         try:
-            self._fs.open_directory()
+            self._fs.open_directory(ctx.uid)
         except OpenRefused as error:
+            self._refused.warning("open of %s refused: %s", place.path or "the root", error.strerror)
             raise FUSEError(error.errno or errno.EIO) from None
         self._last_listing += 1
         self._listings[self._last_listing] = (place, watch.number if watch else 0, ctx.uid, ctx.gid)
@@ -215,8 +218,9 @@ class Names(pyfuse3.Operations):
 
     @_guarded
     async def releasedir(self, fh: FileHandleT) -> None:
-        if self._listings.pop(fh, None) is not None:
-            self._fs.close_directory()
+        listing = self._listings.pop(fh, None)
+        if listing is not None:
+            self._fs.close_directory(listing[2])
 
     @_guarded
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
@@ -234,7 +238,7 @@ class Names(pyfuse3.Operations):
         try:
             watch = self._fs.make_watch(os.fsdecode(name), ctx.uid, ctx.gid)
         except WatchRefused as error:
-            log.warning("mkdir %s refused: %s", os.fsdecode(name), error.strerror)
+            self._refused.warning("mkdir %r of user %d refused: %s", os.fsdecode(name), ctx.uid, error.strerror)
             raise FUSEError(error.errno or errno.EIO) from None
         return self._attributes(nodes.WATCH, watch, ctx.uid, ctx.gid)
 
@@ -302,7 +306,7 @@ class Names(pyfuse3.Operations):
         try:
             fh = self._fs.open(place, watch, flags, (ctx.uid, ctx.gid, ctx.pid))
         except (OpenRefused, WatchRefused) as error:
-            log.warning("open of %s refused: %s", place.path or "the root", error.strerror)
+            self._refused.warning("open of %s refused: %s", place.path or "the root", error.strerror)
             raise FUSEError(error.errno or errno.EIO) from None
         # The channel puts the handle's own flags into the reply.
         return FileInfo(fh=FileHandleT(fh), direct_io=True)

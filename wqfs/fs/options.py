@@ -24,13 +24,13 @@ class UsageError(Exception):
 class Options:
     """What a mount is made with. Each field with its option's name; see docs/man/wqfs.8.
 
-    uid, gid: owner of the tree, None for who mounts; umask: cleared from all modes. user: whom the server
-    becomes once it has mounted, None for nobody else. depth: the
-    depth that a queue takes at its first event when nobody sized it, records, 1..512. Limits:
-    events_depth and log_events in events, max_watches a user's watches, max_objects a watch's
-    objects, max_waiting readers that wait, max_line bytes of a command, max_handles open files and directories,
-    max_queues watches of all users, max_memory MiB of events and texts that are kept for readers; of the simulated
-    system max_mounts, max_keys, max_processes with their threads, max_devices.
+    private_mounts: other users than the owner and root hear of keys alone. uid, gid: owner of the tree, None for who
+    mounts; umask: cleared from all modes. user: whom the server becomes once it has mounted, None for nobody else.
+    depth: the depth that a queue takes at its first event when nobody sized it, records, 1..512. Limits: events_depth
+    and log_events in events, max_watches a user's watches, max_objects a watch's objects, max_waiting readers that
+    wait, max_user_waiting those of one user, max_line bytes of a command, max_handles open files and directories,
+    max_user_handles those of one user, max_queues watches of all users, max_memory MiB of events and texts that are
+    kept for readers; of the simulated system max_mounts, max_keys, max_processes with their threads, max_devices.
     """
 
     allow_other: bool = False
@@ -38,6 +38,7 @@ class Options:
     ro: bool = False
     strict: bool = False
     enobufs: bool = False
+    private_mounts: bool = False
     uid: int | None = None
     gid: int | None = None
     umask: int = 0
@@ -50,7 +51,9 @@ class Options:
     max_objects: int = 1024
     max_waiting: int = 16384
     max_line: int = 4096
+    max_user_waiting: int = 12288
     max_handles: int = 32768
+    max_user_handles: int = 24576
     max_queues: int = 16384
     max_memory: int = 256
     max_mounts: int = 100_000
@@ -61,7 +64,7 @@ class Options:
     """Words for the kernel and fusermount3, such as `nosuid` or `noatime`."""
 
 
-_FLAGS: Final = ("allow_other", "allow_root", "ro", "strict", "enobufs")
+_FLAGS: Final = ("allow_other", "allow_root", "ro", "strict", "enobufs", "private_mounts")
 BOUNDS: Final = {
     "uid": (0, 2**32 - 2),
     "gid": (0, 2**32 - 2),
@@ -72,7 +75,9 @@ BOUNDS: Final = {
     "max_objects": (1, 1 << 20),
     "max_waiting": (1, 1 << 20),
     "max_line": (64, 64 * 1024),
+    "max_user_waiting": (1, 1 << 20),
     "max_handles": (1, 1 << 24),
+    "max_user_handles": (1, 1 << 24),
     "max_queues": (1, 1 << 20),
     "max_memory": (1, 1 << 20),
     "max_mounts": (1, 1 << 20),

@@ -78,6 +78,8 @@ def serve(
         fuse_fd,
         near,
         max_waiting=options.max_waiting,
+        max_user_waiting=options.max_user_waiting,
+        max_user_handles=options.max_user_handles,
         clock=time.monotonic if limit else None,
         on_started=on_started if ours else lambda: _greeted(on_started, ready_fd, mountpoint),
     )

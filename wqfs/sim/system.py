@@ -102,11 +102,13 @@ class System:
         """The object that a line of `objects` names, the place within it, and how to write it.
 
         words: `mount PATH`, `sb PATH|SOURCE|ID`, `key KEY`, `devices`. Raises Refused with the
-        word: EINVAL, and for keys what keyctl_watch_key() would answer (needs View).
+        word: EINVAL, EACCES for what is private, and for keys what keyctl_watch_key() would answer (needs View).
         """
         kind = words[0] if words else ""
         if kind not in ("mount", "sb", "key", "devices"):
             raise Refused(errno.EINVAL, f"expected mount, sb, key, devices or everything, not {kind!r}", 1)
+        if kind != "key" and self.watches.private and not self.watches.trusts(actor.uid):
+            raise Refused(errno.EACCES, "expected a key: all else is the owner's alone (private_mounts)", 1)
         if kind == "devices":
             if len(words) > 1:
                 raise Refused(errno.EINVAL, f"expected nothing after devices, not {words[1]!r}", 2)
@@ -229,7 +231,22 @@ class System:
             viewer = Actor(uid, gid)
             return self.keys.may_view(viewer, key) and (aux_key is None or self.keys.may_view(viewer, aux_key))
 
-        self.watches.publish(event, [(entry, 0) for entry in key.watchers], may_see=may_see)
+        audience = key.watchers
+        if aux_key is not None:
+            # As with keyctl(2), who watches a keyring sees which keys come and go by their numbers; what a key is
+            # called shows it to who may view it alone.
+            may_name = {entry: self._may_name(entry, aux_key) for entry in audience}
+            if not all(may_name.values()):
+                audience = tuple(entry for entry in audience if may_name[entry])
+                self.watches.tell(
+                    event.without("aux_description"), [entry for entry, may in may_name.items() if not may]
+                )
+        self.watches.publish(event, [(entry, 0) for entry in audience], may_see=may_see)
+
+    def _may_name(self, entry: Entry, key: Key) -> bool:
+        """Whether who watches by `entry` may know what `key` is called."""
+        watch = entry.watch
+        return self.watches.trusts(watch.uid) or self.keys.may_view(Actor(watch.uid, watch.gid), key)
 
     def notify_device(self, device: BlockDevice, subtype: r.BlockSubtype, sector: int, now_ns: int) -> None:
         """An error of a block device at a sector, 0..2^64-1."""
