@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import struct
 import subprocess
 from collections.abc import Iterator
@@ -260,6 +261,25 @@ for n in range(200):
         run_as(ADA, program, cwd=mount.path)
         assert mount.log().count("refused") == 1
         assert "\nWARNING forged" not in mount.log() and "'two\\nWARNING forged: 0'" in mount.log()
+
+
+def test_lines_count_as_of_who_opened_the_file(public: Mount) -> None:
+    """A set-user-ID program that prints what its caller wants, into the caller's own file: no right comes with it."""
+    public.post("key add user secret v @s", "key setperm secret 0x3f000000")
+    line = f"key {serial_of(public, 'secret')} id=1"
+    ada = watch_of(public, ADA)
+    echo = public.path.parent / "echo"
+    shutil.copy("/bin/echo", echo)
+    echo.chmod(0o4755)
+    if os.statvfs(echo).f_flag & os.ST_NOSUID:
+        pytest.skip("/tmp is mounted nosuid")
+    done = subprocess.run(
+        as_user(ADA, "sh", "-c", 'exec "$0" "$1" > "$2"', echo, line, ada / "objects"),
+        capture_output=True, text=True, timeout=LIMIT, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1 and "Permission denied" in done.stderr
+    assert (ada / "objects").read_text() == "everything id=0\n"
+    assert "uid=0" in (public.path / "errors").read_text()  # who wrote it
 
 
 def test_descriptor_passed_on_reads_as_who_opened_it(public: Mount) -> None:

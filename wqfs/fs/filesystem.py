@@ -229,7 +229,7 @@ class Filesystem:
         """The number of a new handle for `place`. Raises OpenRefused, and WatchRefused for the root's queue."""
         uid = caller[0]
         self._check_room(uid)
-        handle = self._handle_of_watch(place, watch, flags) if watch else self._handle(place, flags, caller)
+        handle = self._handle_of_watch(place, watch, flags, caller) if watch else self._handle(place, flags, caller)
         self._last_handle += 1
         self.channel.handles[self._last_handle] = handle
         self.channel.opened_by[self._last_handle] = uid
@@ -239,9 +239,9 @@ class Filesystem:
     def _handle(self, place: Place, flags: int, caller: Caller) -> Handle:
         if place is nodes.ROOT_QUEUE:
             watch = self.make_watch("", caller[0], caller[1])
-            return self._handle_of_watch(nodes.QUEUE, watch, flags)
+            return self._handle_of_watch(nodes.QUEUE, watch, flags, caller)
         if place is nodes.POST:
-            return LineHandle("post", _NOTHING, self._post, self._lines)
+            return LineHandle("post", _NOTHING, _as_opened(self._post, caller), self._lines)
         if place is nodes.RECORDS:
             return RecordsHandle(self._deliver_raw, self.refusals.add)
         if place is nodes.CALLS:
@@ -260,7 +260,7 @@ class Filesystem:
         viewer = self.viewer(caller[0], caller[1])
         return TextHandle(lambda: self._texts.text(place, None, viewer), kept=self._kept_texts)
 
-    def _handle_of_watch(self, place: Place, watch: Watch, flags: int) -> Handle:
+    def _handle_of_watch(self, place: Place, watch: Watch, flags: int, caller: Caller) -> Handle:
         if place.is_directory:
             raise OpenRefused(errno.EISDIR, "a directory")
         watch.handles += 1
@@ -282,7 +282,7 @@ class Filesystem:
         released = lambda: self._released(watch)  # noqa: E731
         if place is nodes.OBJECTS:
             run = lambda line, caller: self.control.objects_line(watch, line, caller)  # noqa: E731
-            return LineHandle("objects", view, run, self._lines, released)
+            return LineHandle("objects", view, _as_opened(run, caller), self._lines, released)
         if place is nodes.DEPTH:
             return LineHandle(
                 "depth",
@@ -356,6 +356,13 @@ class Filesystem:
         """(readers, pollers) that wait on a watch's queue now."""
         source = self._sources.get(watch.number)
         return (len(source.waiters), len(source.pollers)) if source else (0, 0)
+
+
+def _as_opened(run: Callable[[str, Caller], None], opener: Caller) -> Callable[[str, Caller], None]:
+    """`run` with the rights of who opened the file, whoever writes: a set-user-ID program that prints what its caller
+    wants must not lend its rights to the caller's redirection."""
+    uid, gid, _ = opener
+    return lambda line, writer: run(line, (uid, gid, writer[2]))
 
 
 def _log_of(watch: Watch) -> Log | None:
