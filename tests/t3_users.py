@@ -180,6 +180,16 @@ def test_metrics_count_and_name_nobody(public: Mount) -> None:
     assert "hers" not in text and str(ADA) not in text
 
 
+@pytest.mark.parametrize(
+    "call", ["os.stat('.')", "os.listdir('.')", "os.stat('metrics')", "open('metrics').read()", "os.mkdir('watches/x')"]
+)
+def test_allow_root_is_closed_to_other_users(call: str) -> None:
+    with public_mount("allow_root") as mount:
+        below = f"os.chdir('mnt') or {call}"
+        assert answer_to(ADA, below, mount.path.parent) == "EACCES"
+        assert os.listdir(mount.path / "watches") == []
+
+
 def test_user_in_a_user_namespace_is_the_user_outside(public: Mount) -> None:
     """Root of a namespace of one's own is nobody's root on the mount."""
     unshare = ("unshare", "--user", "--map-root-user")
