@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.silent_fuse import silent
 from tests.tools import AT_ONCE, LIMIT, Call, Mount, opened, running, wait_until
 from tests.users import ADA, BEN, PYTHON, as_user, needs_users, public_mount, run_as
 from wqfs.abi import ioctls
@@ -123,6 +124,26 @@ def helpers_of(mount: Mount) -> list[int]:
             if int(parent) == mount.process.pid and state != "Z":
                 found.append(int(status.parent.name))
     return found
+
+
+def test_filter_whose_reading_cannot_be_ended_is_refused_until_it_has_ended(mount: Mount, tmp_path: Path) -> None:
+    """A read that its server has taken: not even SIGKILL ends who waits for it."""
+    watch = mount.watch()
+    folder = tmp_path / "silent"
+    folder.mkdir()
+    with opened(watch / "queue") as fd:
+        with silent(folder) as (file, taken), mapped(file) as address:
+            call = Call(ioctl, fd, address)
+            assert taken.wait(LIMIT)
+            other = Call(ioctl, fd, address)
+            assert call.result(caller.LIMIT + LIMIT) == other.result(AT_ONCE) == errno.EFAULT
+            assert helpers_of(mount)
+            assert Call(ioctl, fd, address).result(AT_ONCE) == errno.EFAULT
+            answers(mount)
+            assert len(helpers_of(mount)) == 1
+        page = ctypes.create_string_buffer(52)
+        wait_until(lambda: ioctl(fd, ctypes.addressof(page)) == errno.EINVAL, "the end of what read")
+    assert "does not end" in mount.log()
 
 
 ASKS = """

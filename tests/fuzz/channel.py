@@ -267,8 +267,11 @@ class World:
         for name in list(self.filesystem.watches.by_name):
             self._run(self.names.rmdir(4, os.fsencode(name), _caller(0)))
         watches, fs = self.filesystem.watches, self.filesystem
-        left: tuple[object, ...] = (watches.by_number, watches._owned, fs._sources, self.channel.waiting, self.channel.handles)
-        left = (*left, self.channel.opened_by, self.channel.opened, self.channel._waits_for, self.channel._waits)
+        channel = self.channel
+        left = (
+            *(watches.by_number, watches._owned, fs._sources, channel.waiting, channel.handles),
+            *(channel.opened_by, channel.opened, channel._waits_for, channel._waits),
+        )
         if any(left) or any(watches._everything) or any(watches._everything_else):
             raise Broken(f"left over: {left}")
 
