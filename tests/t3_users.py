@@ -81,6 +81,16 @@ def test_key_of_another_user_cannot_be_watched(public: Mount) -> None:
     watch_of(public, ADA, line.strip())
 
 
+def test_watching_as_a_process_is_for_its_own_user(public: Mount) -> None:
+    for uid in (ADA, BEN):
+        watch_of(public, uid)
+    add_key(public, ADA, "hers")
+    data = ioctls.WATCH_KEY_AS.pack(serial_of(public, "hers"), 1, f"p{ADA}".encode(), b"")
+    for uid, answer in ((BEN, "EPERM"), (ADA, "0")):
+        call = f"fcntl.ioctl(os.open('watches/w{uid}/queue', 0), {ioctls.WQFS_IOC_WATCH_KEY_AS}, bytearray({data!r}))"
+        assert answer_to(uid, call, public.path) == answer
+
+
 def serial_of(mount: Mount, description: str) -> int:
     keys = json.loads((mount.path / "sim/snapshot").read_text())["keys"]
     return next(int(key["serial"]) for key in keys if key["description"] == description)
