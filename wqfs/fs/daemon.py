@@ -7,6 +7,7 @@ the mount would hang a systemd automount, which lets only the mounter's process 
 
 from __future__ import annotations
 
+import errno
 import faulthandler
 import logging
 import logging.handlers
@@ -138,10 +139,14 @@ def _run(line: CommandLine, program: str, on_started: Callable[[], object] | Non
     started = on_started or (lambda: _foreground_started(mountpoint))
     try:
         gone = serve(mountpoint, fuse_fd, options, STOP_SIGNALS, started, line.ready_fd, ours=ours)
-    except Exception:
-        log.exception("%s: the daemon ends on a fault of its own", mountpoint)
+    except Exception as error:
         if ours:
             unmount(mountpoint, lazy=True)
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            return _complain(
+                program, f"{mountpoint}: {error.strerror}: let wqfs have 64 descriptors (ulimit -n 64).", EXIT_SYSTEM
+            )
+        log.exception("%s: the daemon ends on a fault of its own", mountpoint)
         return _complain(program, f"{mountpoint}: ended by a fault of wqfs's own; the log has it.", EXIT_SYSTEM)
     if connection is not None:
         connection.close()
