@@ -1,4 +1,4 @@
-"""Storms on a mount: what a hostile or a hasty user can do; docs/explanation/hostile-input.md has what is decided."""
+"""Storms on a mount: what a hostile or a hasty user can do; docs/reference/hostile-input.md has what is decided."""
 
 from __future__ import annotations
 

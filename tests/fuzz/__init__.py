@@ -1,4 +1,4 @@
-"""Hostile input, seeded and as much of it as one likes. docs/explanation/hostile-input.md says what was run.
+"""Hostile input, seeded and as much of it as one likes. docs/reference/hostile-input.md says what was run.
 
 channel    `python -m tests.fuzz.channel`: FUSE requests, random and mutated, in front of a channel without a kernel
 requests   what those requests are

@@ -142,15 +142,21 @@ def _run(line: CommandLine, program: str, on_started: Callable[[], object] | Non
     except Exception as error:
         if ours:
             unmount(mountpoint, lazy=True)
-        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        if _is_out_of_files(error):
             return _complain(
-                program, f"{mountpoint}: {error.strerror}: let wqfs have 64 descriptors (ulimit -n 64).", EXIT_SYSTEM
+                program, f"{mountpoint}: too many open files: let wqfs have 64 descriptors (ulimit -n 64).", EXIT_SYSTEM
             )
         log.exception("%s: the daemon ends on a fault of its own", mountpoint)
         return _complain(program, f"{mountpoint}: ended by a fault of wqfs's own; the log has it.", EXIT_SYSTEM)
     if connection is not None:
         connection.close()
     return EXIT_OK if gone else EXIT_SYSTEM
+
+
+def _is_out_of_files(error: Exception) -> bool:
+    if isinstance(error, ExceptionGroup):  # trio's
+        return any(isinstance(each, Exception) and _is_out_of_files(each) for each in error.exceptions)
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
 
 
 def _foreground_started(mountpoint: str) -> None:

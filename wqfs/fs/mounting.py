@@ -18,7 +18,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import BinaryIO, Final
 
 from wqfs.fs.options import Options
 
@@ -65,22 +65,28 @@ class Mounted:
 
 def mount_table() -> list[Mounted]:
     """What this process's mount namespace has mounted, in the kernel's order."""
-    table = []
     with open("/proc/self/mountinfo", "rb") as file:
-        for raw in file:
-            fields = raw.split(b" ")
-            type_, source, super_options = fields[fields.index(b"-") + 1 :][:3]
-            table.append(
-                Mounted(
-                    mountpoint=_unescaped(fields[4]),
-                    device=fields[2].decode(),
-                    type=type_.decode(),
-                    number=int(fields[0]),
-                    options=fields[5].decode(),
-                    source=_unescaped(source),
-                    super_options=os.fsdecode(super_options.rstrip()),
-                )
+        return read_mount_table(file)
+
+
+def read_mount_table(file: BinaryIO) -> list[Mounted]:
+    """The same from mountinfo, open already: who reads it again needs no further descriptor."""
+    file.seek(0)
+    table = []
+    for raw in file:
+        fields = raw.split(b" ")
+        type_, source, super_options = fields[fields.index(b"-") + 1 :][:3]
+        table.append(
+            Mounted(
+                mountpoint=_unescaped(fields[4]),
+                device=fields[2].decode(),
+                type=type_.decode(),
+                number=int(fields[0]),
+                options=fields[5].decode(),
+                source=_unescaped(source),
+                super_options=os.fsdecode(super_options.rstrip()),
             )
+        )
     return table
 
 

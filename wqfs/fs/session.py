@@ -160,7 +160,7 @@ async def _hang_up_when_detached(session: _Session) -> None:
     with open("/proc/self/mountinfo", "rb") as table, select.epoll() as changes:
         # Readable it always is; changes are the error condition.
         changes.register(table.fileno(), select.EPOLLPRI)
-        while any(there.device == mounted.device for there in mounting.mount_table()):
+        while any(there.device == mounted.device for there in mounting.read_mount_table(table)):
             await trio.lowlevel.wait_readable(changes.fileno())
             changes.poll(0)
     session.unmounted = True
