@@ -23,4 +23,5 @@ handover    a mount that goes over a socket to another process, which serves it
 options     the mount command's arguments
 session     one mount being served: its tasks, and the ways in which it ends
 daemon      the process: background, exit codes, log
+logs        a log that neither floods nor waits
 """

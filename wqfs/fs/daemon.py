@@ -20,6 +20,7 @@ from typing import Final
 
 from wqfs import __version__
 from wqfs.fs import handover
+from wqfs.fs.logs import Flood, Syslog
 from wqfs.fs.mounting import MountFailed, mount, taken_over, unmount
 from wqfs.fs.options import CommandLine, UsageError, parse_command_line, parse_options
 
@@ -65,7 +66,7 @@ options
   max_memory=MIB  MiB of events and texts kept for readers (default 256): beyond it the largest `log` is
                   cut, the longest `events` loses, and a read of another text is ENOMEM
   max_mounts=N    simulated mounts (default 100000), ENOSPC beyond
-  max_keys=N      simulated keys of all users (default 1000000), EDQUOT beyond
+  max_keys=N      simulated keys of all users (default 100000), EDQUOT beyond
   max_processes=N simulated processes and threads (default 32768), ENOMEM beyond
   max_devices=N   simulated block devices (default 16384), ENOSPC beyond
   allow_other     other users may use the mount; for anyone but root it needs user_allow_other in
@@ -200,9 +201,11 @@ def _log_to(line: CommandLine, *, background: bool) -> None:
         handlers.append(logging.StreamHandler())
     elif os.path.exists("/dev/log"):
         with suppress(OSError):
-            syslog = logging.handlers.SysLogHandler("/dev/log", logging.handlers.SysLogHandler.LOG_DAEMON)
+            syslog = Syslog("/dev/log", Syslog.LOG_DAEMON)
             syslog.ident = f"wqfs[{os.getpid()}]: "
             handlers.append(syslog)
+    for handler in handlers:
+        handler.addFilter(Flood())
     logging.basicConfig(
         level=logging.DEBUG if line.debug else logging.INFO,
         format="%(levelname)s %(name)s: %(message)s",

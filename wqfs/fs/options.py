@@ -52,7 +52,7 @@ class Options:
     max_queues: int = 16384
     max_memory: int = 256
     max_mounts: int = 100_000
-    max_keys: int = 1_000_000
+    max_keys: int = 100_000
     max_processes: int = 32768
     max_devices: int = 16384
     kernel: tuple[str, ...] = ()

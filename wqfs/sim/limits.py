@@ -13,6 +13,6 @@ class SimLimits:
 
     mounts: int = 100_000
     mount_text: int = 64 << 20
-    keys: int = 1_000_000
+    keys: int = 100_000
     processes: int = 32_768
     devices: int = 16_384

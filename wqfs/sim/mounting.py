@@ -19,7 +19,7 @@ from wqfs.abi.records import MountFlag, MountSubtype, SbFlag, SbSubtype
 from wqfs.sim import propagation
 from wqfs.sim.errors import Refused
 from wqfs.sim.mount_options import MOUNT_ATTR_RDONLY, MountOptions
-from wqfs.sim.mounts import Mount, Place, path_text, shown, text_of
+from wqfs.sim.mounts import PATH_MAX, Mount, Place, path_text, shown, text_of, weight
 from wqfs.sim.superblocks import Superblock
 
 if TYPE_CHECKING:
@@ -59,15 +59,18 @@ def mount(
 
 def bind(system: System, old_path: str, new_path: str, now_ns: int, *, recursive: bool = False) -> Mount:
     """Show what is at one path at another path too. recursive: with the mounts below. Raises EINVAL for
-    an unbindable mount, ENOSPC at the limit."""
+    an unbindable mount, ENOSPC at the limit, ENAMETOOLONG."""
     tree = system.mounts
     old, old_place = tree.lookup(old_path)
     parent, place = tree.lookup(new_path)
     if old.unbindable:
         raise Refused(errno.EINVAL, f"{old.path} is unbindable")
+    if sum(map(len, old.root)) + len(old.root) + sum(map(len, old_place)) + len(old_place) >= PATH_MAX:
+        # Binding what is bound, over and over, would make it longer without end.
+        raise Refused(errno.ENAMETOOLONG, f"expected less than {PATH_MAX} bytes from the filesystem's root")
     copied_to = propagation.targets(parent, place)
     copied = [old, *(mount for mount, _ in (shown(old, old_place) if recursive else ()))]
-    longest = max(len(each.path) + text_of(each.sb) for each in copied)
+    longest = max(weight(each.path) + text_of(each.sb) for each in copied)
     tree.check_room(len(copied) * (1 + len(copied_to)), _longest(longest, parent, place, copied_to))
     top = tree.copy(old, old_place, recursive=recursive)
     new = [*top.subtree()]
@@ -77,8 +80,10 @@ def bind(system: System, old_path: str, new_path: str, now_ns: int, *, recursive
 
 
 def _longest(longest: int, parent: Mount, place: Place, copied_to: Iterable[propagation.Target]) -> int:
-    """Characters that what has `longest` of them may have where it is attached, and where it is copied to."""
-    return longest + max(len(path_text(at, each)) for at, each in ((parent, place), *((t[0], t[1]) for t in copied_to)))
+    """Bytes that what has `longest` of them may have where it is attached, and where it is copied to."""
+    return longest + max(
+        weight(path_text(at, each)) for at, each in ((parent, place), *((t[0], t[1]) for t in copied_to))
+    )
 
 
 def _new_mounts(system: System, mounts: Iterable[Mount], now_ns: int) -> None:
@@ -101,7 +106,7 @@ def move(system: System, old_path: str, new_path: str, now_ns: int) -> Mount:
     _check_move(moved, parent)
     assert old_parent is not None
     copied_to = propagation.targets(parent, place)
-    longest = max(len(each.path) + text_of(each.sb) for each in moved.subtree())
+    longest = max(weight(each.path) + text_of(each.sb) for each in moved.subtree())
     count = len(copied_to) * sum(1 for _ in moved.subtree()) if copied_to else 0
     tree.check_room(count, _longest(longest, parent, place, copied_to))
     moved.automount = False  # it expires no longer (do_move_mount)

@@ -126,8 +126,8 @@ class MountTree:
     # -- changes
 
     def check_room(self, count: int, longest: int = 0) -> None:
-        """Raises ENOSPC if `count` more mounts, whose paths and superblocks have up to `longest` characters each, are
-        too many."""
+        """Raises ENOSPC if `count` more mounts, of up to `longest` bytes of path, source and options each, are too
+        many."""
         if len(self.by_id) + count > self.max_mounts:
             raise Refused(errno.ENOSPC, f"expected at most {self.max_mounts} mounts, the limit max_mounts")
         if self._text + max(count, 1) * longest > self._max_text:
@@ -135,7 +135,7 @@ class MountTree:
 
     def count_text(self, mount: Mount) -> None:
         """Count what a mount is called by now."""
-        text = len(mount.path) + text_of(mount.sb)
+        text = weight(mount.path) + text_of(mount.sb)
         self._text += text - mount.text
         mount.text = text
 
@@ -253,7 +253,7 @@ def _depth(entry: Entry) -> int:
     return len(entry.place)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def segments(path: str) -> Place:
     """An absolute path's names, `.` and `..` and doubled slashes taken out as text."""
     if path[:1] != "/":
@@ -278,6 +278,11 @@ def _check_lengths(path: str, names: list[str]) -> None:
     for name in names:
         if len(name.encode("utf-8", "surrogateescape")) > NAME_MAX:
             raise Refused(errno.ENAMETOOLONG, f"expected names of at most {NAME_MAX} bytes in the path")
+
+
+def weight(path: str) -> int:
+    """Bytes that a mountpoint takes, about: its text, and each name of it by itself."""
+    return len(path) + 64 * path.count("/")
 
 
 def text_of(sb: Superblock) -> int:
