@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import resource
 import select
@@ -308,3 +309,28 @@ def test_race_of_fifty_on_one_name_makes_and_removes_each_watch_once(mount: Moun
         name.rmdir()
     wait_for_handles(mount)
     assert metric(mount, "queues") == 0
+
+
+@pytest.mark.slow
+def test_hoard_of_long_events_is_cut_at_max_memory_and_every_event_is_accounted_for(
+    mount_with: Callable[[str], Mount],
+) -> None:
+    """Watches that each keep other events, as long as events can be: without a bound 250 MiB in their logs alone."""
+    mount = mount_with("max_memory=32")
+    path = "/" + "/".join(["x" * 250] * 15)
+    lines = "".join(f"mount -t tmpfs {'s' * 120} {path}\numount {path}\n" for _ in range(16))
+    mount.post(f"mount -t tmpfs t {path}", f"umount {path}")
+    before = memory(mount)
+    folders = []
+    with opened(mount.path / "post", os.O_WRONLY) as post:
+        for number in range(30):
+            folders.append(mount.watch(f"w{number}"))
+            for _ in range(32):
+                assert os.write(post, lines.encode()) == len(lines)
+            (folders[-1] / "filter").write_text("nothing\n")
+            assert metric(mount, "kept_bytes") <= 16 * MIB
+    assert memory(mount) < before + 64 * MIB
+    for folder in folders:
+        logged = [json.loads(event) for event in (folder / "log").read_bytes().splitlines()]
+        assert sum(event.get("cut", 1) for event in logged) == 1024
+    assert memory(mount) < before + 64 * MIB
