@@ -191,7 +191,10 @@ class Names(pyfuse3.Operations):
 
     @_guarded
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
-        place, number, uid, gid = self._listings[fh]
+        opened = self._listings.get(fh)
+        if opened is None:
+            raise FUSEError(errno.EBADF)
+        place, number, uid, gid = opened
         if place is nodes.WATCHES:
             # In the order of their numbers, which are never used again: what is there all the time comes once.
             watches = self._fs.watches
