@@ -19,6 +19,8 @@ from bench.keeper import Failed, Keeper
 from bench.probe import Figures, Workshop, measure, start
 from bench.report import Report
 from bench.rows import GROUPS, PROBES
+from bench.run import RunCost
+from bench.run import measure as measure_run
 from bench.servers import NAMES, Mounted, Server, Wqfs, make, unmount
 
 PREFIX = "wqfs-bench-"
@@ -121,6 +123,14 @@ def run(shop: Workshop, options: argparse.Namespace, rounds: int) -> None:
         idle(shop, options.servers, QUICK_IDLE_S if options.quick else IDLE_S)
 
 
+def run_cost(shop: Workshop, options: argparse.Namespace) -> RunCost | None:
+    """What `wqfs run` costs, if that is asked for."""
+    if "run" not in chosen_rows(options.only):
+        return None
+    print("wqfs run ...", file=sys.stderr, flush=True)
+    return measure_run(shop, options.rounds or (QUICK_SCALE_ROUNDS if options.quick else SCALE_ROUNDS))
+
+
 def interrupted(number: int, frame: types.FrameType | None) -> None:
     raise SystemExit(128 + number)
 
@@ -140,20 +150,21 @@ def main() -> int:
     try:
         shop.build()
         run(shop, options, rounds)
+        cost = run_cost(shop, options)
     except Failed as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     finally:
         keeper.close()
         clear(folder)
-    report = Report(figures, chosen_rows(options.only))
+    report = Report(figures, chosen_rows(options.only), cost)
     text = report.text(facts)
     print(text)
     whole = not options.only and not options.quick and set(options.servers) == set(NAMES)
     output = options.output or (RESULTS if whole else None)
     if output:
         output.write_text(text)
-    return 1 if figures.failures else 0
+    return 1 if figures.failures or (cost is not None and cost.failures) else 0
 
 
 def sweep() -> None:

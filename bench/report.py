@@ -5,6 +5,7 @@ from statistics import median
 
 from bench.probe import Figures
 from bench.rows import GROUPS, ROWS, Row, Target
+from bench.run import COLUMNS, RunCost, section, verdict
 from bench.servers import NAMES, TITLES
 from bench.why import WHY
 
@@ -18,7 +19,9 @@ throughput row each record's serial number. Operations are timed in batches of 2
 just before the write to just after the read of a process that was blocked in it. Text commands go to
 one watch, whose full ring drops records during a write of 64 KiB (2,849 commands); it is drained
 outside the timed part. Fan-out is the whole write system call divided by the watches, each 64 deep,
-none lost. Memory is Pss. `reader` on the C server: each on its own descriptor.
+none lost. Memory is Pss. `reader` on the C server: each on its own descriptor. `wqfs run` has a C
+program of its own (`run_client.c`), medians of 31 batches; its script is timed with the start of
+Python, the private mount, and the end of both.
 """
 
 
@@ -39,8 +42,9 @@ def table(head: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
 class Report:
     """Of the rows whose keys are in `chosen`."""
 
-    def __init__(self, figures: Figures, chosen: set[str]) -> None:
+    def __init__(self, figures: Figures, chosen: set[str], cost: RunCost | None = None) -> None:
         self.figures = figures
+        self.cost = cost
         self.rows = [row for row in ROWS if row.key in chosen]
         self.medians = {key: median(values) for key, values in figures.values.items()}
         self.missed: list[str] = []
@@ -59,6 +63,7 @@ class Report:
             *(f"- `{name}`: {title}" for name, title in TITLES.items()),
             "",
             *self.failures(),
+            *self.run_cost(),
             "## How\n",
             METHOD,
         ]
@@ -110,6 +115,18 @@ class Report:
             return "failed" if (row.key, name) in self.figures.failures else "n/a"
         ratio = f" ({ours / value:.2f} x)" if name != OURS and ours is not None and value else ""
         return show(value, row.unit) + ratio
+
+    def run_cost(self) -> list[str]:
+        """What `wqfs run` costs a program."""
+        if self.cost is None:
+            return []
+        lines = [f"- {row}, {column}: {why}" for (row, column), why in self.cost.failures.items()]
+        return [
+            "## wqfs run\n",
+            table(("what", *COLUMNS), section(self.cost)),
+            verdict(self.cost) + "\n",
+            *(["Not measured:\n", *lines, ""] if lines else []),
+        ]
 
     def failures(self) -> list[str]:
         """Each reason once, with the groups or rows that it cost."""

@@ -16,7 +16,7 @@ compile() {
     CUSTOM_COMPILE_COMMAND='make lock' "$python" -m piptools compile --quiet --generate-hashes --allow-unsafe \
         --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-trusted-host "$@"
 }
-compile ${UPGRADE:+--upgrade} --extra test --extra dev -o requirements.lock pyproject.toml
-compile -c requirements.lock -o requirements-run.lock pyproject.toml
+compile ${UPGRADE:+--upgrade} --extra run --extra test --extra dev -o requirements.lock pyproject.toml
+compile --extra run -c requirements.lock -o requirements-run.lock pyproject.toml
 printf '%s\n' pip wheel hatchling editables setuptools setuptools-scm Cython |
     compile -c requirements.lock -o requirements-build.lock -

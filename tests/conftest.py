@@ -12,6 +12,7 @@ import pytest
 from tests.booted import Machine, booted, skip_where_nothing_boots
 from tests.tools import ROOT, Mount, mounted
 
+os.environ.pop("PYTHONUNBUFFERED", None)  # would hide what programs forget to flush
 os.environ["LESSHISTFILE"] = "-"  # the tests of less leave nothing in a home
 
 

@@ -100,3 +100,23 @@ def test_keys_of_all_are_bounded_and_logins_have_a_little_room_beyond() -> None:
         for number in range(1, 20):
             simulation.run(f"key get_persistent @s {number}")
     assert refused.value.errno == errno.EDQUOT
+
+
+def test_detached_trees_count_as_mounts_and_give_back_what_they_took() -> None:
+    simulation = Simulation(bounds=SimLimits(mounts=10, descriptors=6))
+    system = simulation.system
+    simulation.run("mount -t tmpfs t /a")
+    numbers = []
+    with pytest.raises(Refused) as refused:
+        for _ in range(10):
+            mount, _ = system.mounts.lookup("/a")
+            numbers.append(system.descriptors.add_detached(system.mounts.copy(mount), system.mounts))
+    assert refused.value.errno == errno.ENFILE and len(numbers) == 6
+    for number in numbers:
+        system.descriptors.close(system, number, 0)
+    for _ in range(8):
+        simulation.run("mount -t tmpfs t /a")
+    with pytest.raises(Refused) as refused:
+        mount, _ = system.mounts.lookup("/a")
+        system.descriptors.add_detached(system.mounts.copy(mount), system.mounts)
+    assert refused.value.errno == errno.ENOSPC

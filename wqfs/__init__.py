@@ -9,6 +9,7 @@ queue    one notification pipe: ring, depth, loss, filter
 watch    who watches which object under which ID; delivery
 sim      the simulated system, where events are born; the command language
 fs       the filesystem: /dev/fuse, pyfuse3, open files, the daemon
+run      programs written for the kernel, on a mount: `wqfs run`
 cli      the command `wqfs`
 
 abi, kept, event, queue, watch and sim do no I/O, start no task and read no clock.

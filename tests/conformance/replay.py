@@ -1,4 +1,4 @@
-"""Replays what a real kernel answered: `python -m tests.conformance.replay [--face core|mount] FILE...`
+"""Replays what a real kernel answered: `python -m tests.conformance.replay [--face core|mount|run] FILE...`
 
 A file is a list of cases {"name", "why", "steps"}; a step has `op`, its arguments, and `want`, the
 kernel's answer: 0 or a number, an errno's name, or a value. Each case starts with nothing. A line
@@ -18,12 +18,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 from tests.conformance.core_face import CoreFace
 from tests.conformance.mount_face import mount_face
+from tests.conformance.run_face import again_inside, is_inside, run_face
 from wqfs.abi import records as r
 from wqfs.abi.errors import Malformed
 
@@ -61,7 +62,7 @@ def core_faces() -> Iterator[type[CoreFace]]:
     yield CoreFace
 
 
-FACES = {"core": core_faces, "mount": mount_face}
+FACES: dict[str, Callable[[], AbstractContextManager[Any]]] = {"core": core_faces, "mount": mount_face, "run": run_face}
 
 
 def records_as_answer(data: bytes, face: Face) -> Answer:
@@ -159,6 +160,8 @@ def main() -> int:
     parser.add_argument("--face", choices=sorted(FACES), default="core")
     parser.add_argument("files", nargs="+", metavar="FILE")
     arguments = parser.parse_args()
+    if arguments.face == "run" and not is_inside():
+        return again_inside(sys.argv[1:])
     try:
         return replay(arguments.files, FACES[arguments.face]())
     except NotUnderstood as error:

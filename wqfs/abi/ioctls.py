@@ -9,6 +9,7 @@
     WQFS_IOC_WATCH_DEVICES       _IOW('W', 0x73, struct wqfs_watch_devices)
     WQFS_IOC_QUEUED              _IOR('W', 0x74, struct wqfs_queued)
     WQFS_IOC_SETTLE              _IO('W', 0x75)    waits until the queue is drained; flags by value
+    WQFS_IOC_WATCH_KEY_AS        _IOW('W', 0x76, struct wqfs_watch_key_as)
 
 A watch ID is 0..255 to add and -1 to remove, as with keyctl(KEYCTL_WATCH_KEY).
 """
@@ -34,8 +35,10 @@ PATH_MAX = 4096
 WATCH_KEY = struct.Struct("=ii")  # key, id
 WATCH_PATH = struct.Struct(f"=i{PATH_MAX}s")  # id, path ended by a zero byte
 WATCH_DEVICES = struct.Struct("=i")  # id
+WATCH_KEY_AS = struct.Struct("=ii64s64s")  # key, id, process, thread, each ended by a zero byte
 QUEUED = struct.Struct("=IIII")  # records, bytes, loss, depth
 assert (WATCH_KEY.size, WATCH_PATH.size, WATCH_DEVICES.size, QUEUED.size) == (8, 4100, 4, 16)
+assert WATCH_KEY_AS.size == 136
 
 IOC_WATCH_QUEUE_SET_SIZE = _ioc(_NONE, 0x60, 0)
 IOC_WATCH_QUEUE_SET_FILTER = _ioc(_NONE, 0x61, 0)
@@ -46,6 +49,7 @@ WQFS_IOC_WATCH_SB = _ioc(_WRITE, 0x72, WATCH_PATH.size)
 WQFS_IOC_WATCH_DEVICES = _ioc(_WRITE, 0x73, WATCH_DEVICES.size)
 WQFS_IOC_QUEUED = _ioc(_READ, 0x74, QUEUED.size)
 WQFS_IOC_SETTLE = _ioc(_NONE, 0x75, 0)
+WQFS_IOC_WATCH_KEY_AS = _ioc(_WRITE, 0x76, WATCH_KEY_AS.size)
 WQFS_SETTLE_READERS = 0x1
 """Flag of WQFS_IOC_SETTLE: also return when nobody has the queue open for reading (any more)."""
 
@@ -53,6 +57,15 @@ SIZED_SET_FILTER: dict[int, int] = {
     _ioc(_WRITE, 0x61, FILTER_HEADER.size + FILTER_RULE.size * count): count for count in range(FILTERS_MAX + 1)
 }
 """The sized form's numbers, with the count of rules that each carries; none removes the filter."""
+
+
+OF_WQFS = frozenset(
+    (
+        *SIZED_SET_FILTER, WQFS_IOC_WATCH_KEY, WQFS_IOC_WATCH_MOUNT, WQFS_IOC_WATCH_SB, WQFS_IOC_WATCH_DEVICES,
+        WQFS_IOC_QUEUED, WQFS_IOC_SETTLE, WQFS_IOC_WATCH_KEY_AS,
+    )
+)  # fmt: skip
+"""All numbers that a queue knows beside the kernel's two."""
 
 
 def wqfs_ioc_set_filter(count: int) -> int:
@@ -76,6 +89,17 @@ class Queued:
     def encode(self) -> bytes:
         """The bytes of struct wqfs_queued."""
         return QUEUED.pack(self.records, self.size, self.loss, self.depth)
+
+
+def decode_watch_key_as(data_untrusted: bytes) -> tuple[int, int, str, str]:
+    """(key, watch ID, process, thread) of a struct wqfs_watch_key_as. Raises Malformed without the zero bytes."""
+    if len(data_untrusted) < WATCH_KEY_AS.size:
+        raise Malformed(len(data_untrusted), f"expected {WATCH_KEY_AS.size} bytes, not {len(data_untrusted)}")
+    key, watch_id, *names = WATCH_KEY_AS.unpack_from(data_untrusted)
+    if not all(b"\0" in name for name in names):
+        raise Malformed(8, "expected names of at most 63 bytes and a zero byte")
+    process, thread = (name.partition(b"\0")[0].decode("utf-8", "surrogateescape") for name in names)
+    return key, watch_id, process, thread
 
 
 def decode_watch_path(data_untrusted: bytes) -> tuple[int, bytes]:

@@ -30,6 +30,15 @@ struct wqfs_watch_devices {
 	__s32 id;
 };
 
+/* The same as a process of the simulated system (sim/snapshot lists them), by the rights and keyrings that it has;
+ * thread: "" for its first one. EPERM for another user's process, unless one is root; ESRCH without it. */
+struct wqfs_watch_key_as {
+	__s32 key;
+	__s32 id;
+	char process[64];
+	char thread[64];
+};
+
 struct wqfs_queued {
 	__u32 records;		/* queued, the loss record not counted */
 	__u32 bytes;		/* of these; what FIONREAD says on a kernel's notification pipe */
@@ -42,6 +51,8 @@ struct wqfs_queued {
 #define WQFS_IOC_WATCH_SB	_IOW('W', 0x72, struct wqfs_watch_path)
 #define WQFS_IOC_WATCH_DEVICES	_IOW('W', 0x73, struct wqfs_watch_devices)
 #define WQFS_IOC_QUEUED		_IOR('W', 0x74, struct wqfs_queued)
+
+#define WQFS_IOC_WATCH_KEY_AS	_IOW('W', 0x76, struct wqfs_watch_key_as)
 
 /* A barrier: waits until all that was queued has been read, a loss record too. The argument is 0 or
  * WQFS_SETTLE_READERS: then it also returns once nobody has the queue open for reading (open it for

@@ -11,17 +11,18 @@ sim.system, which makes the event; watch queues it; channel.wake fills who waits
 
 device      the loop that moves messages, and trio's host; the only reader of /dev/fuse
 channel     which message goes where, who waits, who is woken: bytes in, bytes out
-handles/    open files: queue; text, events and log; the files that take lines or records
+handles/    open files: queue; text, events and log; the files that take lines or records; sim/calls
 names       pyfuse3's Operations: lookup, attributes, directories, open
 nodes       the tree: which place has which number and mode
 filesystem  everything that one mount is made of, and what opening each place gives
 control     what a line of post, objects, filter or depth does to the core
 views, metrics, refusals   the texts: sim/*, status, metrics, errors
-caller      reading the memory of who calls an ioctl
+caller, vm  reading the memory of who calls an ioctl
 mounting    fusermount3, and the mount table
 handover    a mount that goes over a socket to another process, which serves it
 options     the mount command's arguments
 session     one mount being served: its tasks, and the ways in which it ends
+streams     the standard streams, where some were closed
 daemon      the process: background, exit codes, log
 logs        a log that neither floods nor waits
 """

@@ -7,28 +7,10 @@ daemon's own, and 0 for a caller outside it: refused, for no number could be rig
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
-from typing import Final
 
-_libc: Final = ctypes.CDLL(None, use_errno=True)
-
-
-class _IoVec(ctypes.Structure):
-    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
-
-
-_readv: Final = _libc.process_vm_readv
-_readv.restype = ctypes.c_ssize_t
-_readv.argtypes = [
-    ctypes.c_int,
-    ctypes.POINTER(_IoVec),
-    ctypes.c_ulong,
-    ctypes.POINTER(_IoVec),
-    ctypes.c_ulong,
-    ctypes.c_ulong,
-]
+from wqfs.fs import vm
 
 
 def read_memory(pid: int, address: int, size: int) -> bytes:
@@ -39,18 +21,18 @@ def read_memory(pid: int, address: int, size: int) -> bytes:
     """
     if pid <= 0:
         raise PermissionError(errno.EPERM, "the caller is in another pid namespace: use the sized ioctl")
-    buffer = ctypes.create_string_buffer(size)
-    local = _IoVec(ctypes.cast(buffer, ctypes.c_void_p), size)
-    remote = _IoVec(address, size)
-    count = _readv(pid, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0)
-    if count == size:
-        return buffer.raw
-    number = ctypes.get_errno() if count < 0 else errno.EFAULT
+    number: int | None = errno.EFAULT
+    try:
+        data = vm.read(pid, address, size)
+        if len(data) == size:
+            return data
+    except OSError as error:
+        number = error.errno
     if number in (errno.EPERM, errno.EACCES):
         raise PermissionError(
             errno.EPERM, "the caller's memory may not be read, by the rules of ptrace: use the sized ioctl"
         )
-    raise OSError(errno.EFAULT, f"expected a filter at address {address:#x}: {os.strerror(number)}")
+    raise OSError(errno.EFAULT, f"expected a filter at address {address:#x}: {os.strerror(number or errno.EFAULT)}")
 
 
 def read_no_memory(pid: int, address: int, size: int) -> bytes:

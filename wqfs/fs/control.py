@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from wqfs.abi import filter_text
 from wqfs.fs.handles.base import Caller
 from wqfs.fs.handles.lines import LineRefused
 from wqfs.queue import DEPTH_MAX, SizeRefused
-from wqfs.sim import objects
+from wqfs.sim import calls, objects
+from wqfs.sim.call_arguments import Constructing
 from wqfs.sim.command import Actor
 from wqfs.sim.errors import Refused
 from wqfs.sim.system import System
@@ -61,6 +63,49 @@ class Control:
             self._watches.remove(watch, target, now_ns, label=label, place=place)
         else:
             self._watches.add(watch, target, watch_id, label=label, place=place)
+
+    def watch_key_as(self, watch: Watch, key: int, watch_id: int, process: str, thread: str, caller: Caller) -> None:
+        """KEYCTL_WATCH_KEY for a simulated process, as `watch_object`. Raises OSError too: EPERM for who may not act
+        as that process, ESRCH without one."""
+        if not -1 <= watch_id <= 255:
+            raise WatchRefused(errno.EINVAL, f"expected a watch ID of -1..255, not {watch_id}")
+        now_ns = self._now_ns()
+        actor = self._system.processes.actor(self._actor_of(caller), process, thread)
+        target = self._system.keys.watch_target(actor, key, now_ns)
+        label = f"key {target.serial}"
+        if watch_id < 0:
+            self._watches.remove(watch, target, now_ns, label=label, place=())
+        else:
+            self._watches.add(watch, target, watch_id, label=label, place=())
+
+    def call(self, request: dict[str, Any], now_ns: int) -> dict[str, Any]:
+        """A request of sim/calls; see wqfs.fs.handles.calls. Raises KeyError, TypeError, ValueError."""
+        actor = Actor(
+            int(request["uid"]), int(request["gid"]), tuple(request["groups"]), request["process"], request["thread"]
+        )
+        arguments = [each.encode("latin-1") if isinstance(each, str) else each for each in request["args"]]
+        try:
+            if calls.is_about_keys(request["call"]):
+                self._be(actor)
+            answer = calls.call(self._system, actor, request["call"], arguments, now_ns)
+        except Refused as refused:
+            return {"errno": refused.errno, "reason": refused.reason}
+        if isinstance(answer, bytes):
+            return {"data": answer.decode("latin-1")}
+        if isinstance(answer, Constructing):
+            return {"constructing": answer.serial}
+        return {"value": answer}
+
+    def _be(self, actor: Actor) -> None:
+        """Let the process have the user and groups that it has by now."""
+        process = self._system.processes.by_name.get(actor.process)
+        if process is not None:
+            process.uid, process.gid, process.groups = actor.uid, actor.gid, actor.groups
+            if actor.thread:
+                process.threads.setdefault(actor.thread, None)
+        elif actor.uid != self._actor.uid or actor.gid != self._actor.gid:
+            self._actor = Actor(actor.uid, actor.gid)
+            self._system.keys.login(self._actor)
 
     def objects_line(self, watch: Watch, line: str, caller: Caller) -> None:
         """A line of `objects`: adds or, with a `-` before it, removes. Raises LineRefused."""

@@ -23,6 +23,7 @@ from wqfs.fs import handover
 from wqfs.fs.logs import Flood, Syslog
 from wqfs.fs.mounting import MountFailed, mount, taken_over, unmount
 from wqfs.fs.options import CommandLine, UsageError, parse_command_line, parse_options
+from wqfs.fs.streams import open_missing_streams
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ exit codes: 0 mounted; 1 usage or permission; 2 system error; 32 mount failed
 def main(arguments: Sequence[str] | None = None, program: str = "mount_wqfs.py") -> int:
     """The mount command. arguments: without the program's name, sys.argv's by default. Returns
     the exit code; in the background form the parent's."""
+    open_missing_streams()
     try:
         line = parse_command_line(sys.argv[1:] if arguments is None else arguments, program)
     except UsageError as error:

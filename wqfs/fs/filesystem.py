@@ -10,13 +10,14 @@ import os
 import stat
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from wqfs.event import Log, Stream
 from wqfs.fs import nodes, views
 from wqfs.fs.channel import Channel
 from wqfs.fs.control import Control
 from wqfs.fs.handles.base import Caller, Handle, Source
+from wqfs.fs.handles.calls import CallsHandle
 from wqfs.fs.handles.lines import LineContext, LineHandle, RecordsHandle, WholeTextHandle
 from wqfs.fs.handles.queue import QueueContext, QueueHandle, ReadMemory
 from wqfs.fs.handles.text import ChangingTextHandle, EventsHandle, LogHandle, TextHandle
@@ -29,6 +30,9 @@ from wqfs.sim.limits import SimLimits
 from wqfs.sim.system import System
 from wqfs.watch import Limits, Watch, Watches
 
+COLLECTOR_DELAY_NS: Final = 50_000_000
+"""How long after a program's own call (sim/calls) the removal of a key that it ended is told. A kernel's collector
+waits for a grace period of RCU, some tens of milliseconds; programs that read at once (LTP's) do not expect it."""
 _NOTHING: Final = lambda: b""  # noqa: E731
 
 
@@ -88,6 +92,7 @@ class Filesystem:
                 keys=options.max_keys,
                 processes=options.max_processes,
                 devices=options.max_devices,
+                descriptors=options.max_handles,
             ),
         )
         self._real_ns = now_ns
@@ -114,6 +119,7 @@ class Filesystem:
             too_small=errno.ENOBUFS if options.enobufs else errno.EMSGSIZE,
             read_memory=read_memory,
             watch_object=self.control.watch_object,
+            watch_key_as=self.control.watch_key_as,
             released=self._released,
             complain=self.refusals.add,
         )
@@ -221,6 +227,8 @@ class Filesystem:
             return LineHandle("post", _NOTHING, self._post, self._lines)
         if place is nodes.RECORDS:
             return RecordsHandle(self._deliver_raw, self.refusals.add)
+        if place is nodes.CALLS:
+            return CallsHandle(self._call, self.refusals.add, self._kept_texts)
         if place is nodes.MOUNTINFO:
             if self._mount_source is None:
                 self._mount_source = Source(self.mount_changes, self.channel.ready)
@@ -291,8 +299,21 @@ class Filesystem:
 
     def _post(self, line: str, caller: Caller) -> None:
         self.control.run(line, caller, self.now_ns())
+        self._changed()
+
+    def _call(self, request: dict[str, Any]) -> dict[str, Any]:
+        # As on a kernel, which tells of a key's end when its collector has come: after the call has returned.
+        self.system.removal_delay_ns = COLLECTOR_DELAY_NS
+        try:
+            return self.control.call(request, self.now_ns())
+        finally:
+            self.system.removal_delay_ns = 0
+            self._changed()
+
+    def _changed(self) -> None:
+        """After something that may have changed the simulated system."""
         self.mount_changes.update(self.system.mounts.changed)
-        schedule = (self.system.keys.next_collection_ns, self.system.ahead_ns)
+        schedule = (self.system.next_due_ns, self.system.ahead_ns)
         if schedule != self._schedule:
             self._schedule = schedule
             self.on_schedule()
@@ -302,9 +323,9 @@ class Filesystem:
 
     def collect(self) -> int | None:
         """Do what is due by now; returns when to call again, in time of `now_ns`, None for never."""
-        self.system.keys.collect(self.now_ns())
+        due_ns = self.system.collect(self.now_ns())
         self.channel.wake()
-        self._schedule = (self.system.keys.next_collection_ns, self.system.ahead_ns)
+        self._schedule = (due_ns, self.system.ahead_ns)
         return self._schedule[0]
 
     # -- looking

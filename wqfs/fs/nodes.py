@@ -56,6 +56,7 @@ KEYS: Final = _file("sim/keys", 0o444, 10)
 KEY_USERS: Final = _file("sim/key-users", 0o444, 11)
 SNAPSHOT: Final = _file("sim/snapshot", 0o444, 12)
 RECORDS: Final = _file("sim/records", 0o200, 13)
+CALLS: Final = _file("sim/calls", 0o600, 14, stream=True)
 
 WATCH: Final = _directory("watches/NAME", 0o700, 0)
 QUEUE: Final = _file("watches/NAME/queue", 0o600, 1, stream=True)
@@ -70,13 +71,13 @@ FIXED: Final = {
     place.number: place
     for place in (
         ROOT, ROOT_QUEUE, POST, WATCHES, SIM, ERRORS, METRICS,
-        MOUNTINFO, SUPERBLOCKS, KEYS, KEY_USERS, SNAPSHOT, RECORDS,
+        MOUNTINFO, SUPERBLOCKS, KEYS, KEY_USERS, SNAPSHOT, RECORDS, CALLS,
     )
 }  # fmt: skip
 OF_A_WATCH: Final = {place.number: place for place in (WATCH, QUEUE, EVENTS, LOG, OBJECTS, FILTER, DEPTH, STATUS)}
 CHILDREN: Final = {
     ROOT: (ROOT_QUEUE, POST, WATCHES, SIM, ERRORS, METRICS),
-    SIM: (MOUNTINFO, SUPERBLOCKS, KEYS, KEY_USERS, SNAPSHOT, RECORDS),
+    SIM: (MOUNTINFO, SUPERBLOCKS, KEYS, KEY_USERS, SNAPSHOT, RECORDS, CALLS),
     WATCH: (QUEUE, EVENTS, LOG, OBJECTS, FILTER, DEPTH, STATUS),
 }
 """What each directory always holds; `watches` holds the watches."""

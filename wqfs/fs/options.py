@@ -212,7 +212,7 @@ def parse_command_line(arguments: Sequence[str], program: str = "mount_wqfs.py")
         else:
             positional.append(word)
     if not positional:
-        raise UsageError(f"Name the folder to mount on: {program} MOUNTPOINT")
+        raise UsageError(f"Name the folder to mount on: {program} MOUNTPOINT. See `{program} --help`.")
     if len(positional) > 2:
         raise UsageError(f"Expected [SOURCE] MOUNTPOINT, not {len(positional)} names: {' '.join(positional)}")
     if len(positional) == 2 and options.fsname == Options().fsname:

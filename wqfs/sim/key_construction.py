@@ -29,12 +29,21 @@ from wqfs.sim.key_search import SKIP, find
 from wqfs.sim.key_store import KeyName, KeyRefused, label
 from wqfs.sim.key_table import SPECIAL, as_ring, no_right
 from wqfs.sim.keys import KEYRING, NS_PER_S, TYPES, Key, Keyring, KeyType, Need, permits
+from wqfs.sim.processes import (
+    REQKEY_DEFAULT,
+    REQKEY_REQUESTOR,
+    REQKEY_SESSION,
+    REQKEY_THREAD,
+    REQKEY_USER,
+    REQKEY_USER_SESSION,
+)
 
 CALLOUT_MAX = 4095  # strndup_user() of a page counts the NUL byte
 _PAYLOAD_MAX = (1 << 20) - 1
 _MAX_ERRNO = 4095
 _RESTARTS = frozenset((512, 513, 514, 516))  # ERESTARTSYS and its kin never leave the kernel
 _REQUESTOR = -8
+_BELOW_PROCESS = (REQKEY_SESSION, REQKEY_USER, REQKEY_USER_SESSION)
 
 
 class KeyConstruction(KeyLinks):
@@ -174,9 +183,20 @@ class KeyConstruction(KeyLinks):
         return key
 
     def _default_ring(self, actor: Actor, now_ns: int) -> Keyring:
-        """Where a key goes that was requested without a keyring (construct_get_dest_keyring)."""
-        tops = self._tops(actor)
-        target = tops[0] if tops else self._user_keyrings(actor, now_ns)[1]
+        """Where a key goes that was requested without a keyring (construct_get_dest_keyring): by default the first
+        of thread, process and session keyring that there is; a setting begins further down that list."""
+        process = self.processes.known(actor)
+        setting = REQKEY_DEFAULT if process is None else process.reqkey_of(actor.thread)
+        target = None
+        if process is not None and setting in (REQKEY_DEFAULT, REQKEY_REQUESTOR, REQKEY_THREAD):
+            target = process.threads.get(actor.thread)
+        if process is not None and target is None and setting not in _BELOW_PROCESS:
+            target = process.ring
+        if process is not None and target is None and setting not in (REQKEY_USER, REQKEY_USER_SESSION):
+            target = process.session
+        if target is None:
+            user, user_session = self._user_keyrings(actor, now_ns)
+            target = user if setting == REQKEY_USER else user_session
         if not permits(target, actor, Need.WRITE, possessed=True):
             raise no_right(target, Need.WRITE, actor)
         return target

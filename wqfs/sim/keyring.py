@@ -16,7 +16,7 @@ has changed nothing.
     setperm, chown, timeout, restrict    setattr
     purge, reap             unlinked on each keyring (aux: the key)
 
-Requests for keys and their construction are in `wqfs.sim.key_construction`.
+Requests for keys and their construction are in `wqfs.sim.key_construction`, sessions in `wqfs.sim.key_sessions`.
 
 Silent, as in the kernel: links that go because their key was invalidated, revoked or expired, or
 their keyring revoked; a link that another one replaces.
@@ -30,21 +30,15 @@ from collections.abc import Callable
 
 from wqfs.abi.records import KeySubtype
 from wqfs.sim.command import Actor
-from wqfs.sim.key_construction import KeyConstruction
 from wqfs.sim.key_links import check_description, check_payload, check_type
+from wqfs.sim.key_sessions import KeySessions
 from wqfs.sim.key_store import KeyName, KeyRefused, label
-from wqfs.sim.key_table import SESSION_PERM, as_ring, no_right
+from wqfs.sim.key_table import as_ring, no_right
 from wqfs.sim.keys import (
     KEYRING,
-    LINK_BYTES,
-    NO_GID,
     NS_PER_S,
     PERM_ALL,
-    POS_ALL,
     TYPES,
-    USR_LINK,
-    USR_READ,
-    USR_VIEW,
     Key,
     Keyring,
     Need,
@@ -54,12 +48,9 @@ from wqfs.sim.keys import (
 
 PAYLOAD_MAX = (1 << 20) - 1
 UPDATE_MAX = 4096  # a page
-_PERSISTENT_PERM = (POS_ALL & ~(Need.SETATTR << 24)) | USR_VIEW | USR_READ
-_PERSISTENT_S = 3 * 24 * 3600  # sys/kernel/keys/persistent_keyring_expiry
-_NAMED_SESSION_PERM = POS_ALL | USR_VIEW | USR_READ | USR_LINK
 
 
-class Keyrings(KeyConstruction):
+class Keyrings(KeySessions):
     """The key service of the simulated system.
 
     A key is given as KeyName: a serial number, or text as `key_table` says. All operations raise
@@ -272,55 +263,3 @@ class Keyrings(KeyConstruction):
                 found[ring] = None
                 stack.extend(ring.rings.values())
         return list(found)[::-1]
-
-    # -- sessions and the persistent keyring
-
-    def get_persistent(self, actor: Actor, ring: KeyName, now_ns: int, uid: int | None = None) -> Keyring:
-        """KEYCTL_GET_PERSISTENT: link a user's persistent keyring to `ring`. It expires three days
-        after this was last asked for. Another user's is root's alone, EPERM. It is made, quota or
-        not, even where the link is then refused."""
-        uid = actor.uid if uid is None else uid
-        if uid != actor.uid and not actor.is_admin:
-            raise KeyRefused(errno.EPERM, f"only root gets the persistent keyring of user {uid}")
-        target, _ = self.lookup_ring(actor, ring, Need.WRITE, now_ns, create=True)
-        if self.persistent_register is None:
-            self.persistent_register = self._make_keyring(".persistent_register", 0, 0, _PERSISTENT_PERM, overrun=True)
-            self.persistent_register.pins = 1
-        name = f"_persistent.{uid}"
-        persistent = self.persistent_register.rings.get(name)
-        if persistent is None or persistent.revoked or persistent.invalidated:
-            if persistent is not None:
-                self.persistent_register.detach(persistent.index)
-                self._recost(self.persistent_register, self.persistent_register.cost - LINK_BYTES)
-                self._reap([persistent], now_ns)
-            persistent = self._make_keyring(name, uid, NO_GID, _PERSISTENT_PERM, overrun=True)
-            self._notify(persistent, KeySubtype.INSTANTIATED, 0, now_ns)
-            self._link_new(self.persistent_register, persistent, now_ns)
-            self._set_expiry(persistent, (now_ns // NS_PER_S + _PERSISTENT_S) * NS_PER_S)
-        if not permits(persistent, actor, Need.LINK, possessed=True):
-            raise no_right(persistent, Need.LINK, actor)
-        self._link(target, persistent, None, now_ns)
-        self._set_expiry(persistent, (now_ns // NS_PER_S + _PERSISTENT_S) * NS_PER_S)
-        self._notify(persistent, KeySubtype.SETATTR, 0, now_ns)
-        return persistent
-
-    def join_session(self, actor: Actor, name: str | None, now_ns: int) -> Keyring:
-        """KEYCTL_JOIN_SESSION_KEYRING: another session keyring for the user, empty; with a name one
-        of that name that grants Search, if there is one."""
-        if name is None:
-            return self._new_session(actor, "_ses", SESSION_PERM, now_ns)
-        check_description(name)
-        if name[:1] == ".":
-            raise KeyRefused(errno.EPERM, f"a keyring's name may not begin with a dot, as {name!r} does")
-        for key in self.by_serial.values():
-            if (
-                isinstance(key, Keyring)
-                and key.description == name
-                and not key.revoked
-                and permits(key, actor, Need.SEARCH, possessed=False)
-            ):
-                self._install_session(actor, key, now_ns)
-                return key
-        if not name:
-            raise KeyRefused(errno.EINVAL, "expected a name, it is empty")
-        return self._new_session(actor, name, _NAMED_SESSION_PERM, now_ns)

@@ -23,6 +23,10 @@ from wqfs.sim.keys import Keyring
 LetGo = Callable[[list[Keyring], int], None]
 
 LOGIN = "login."
+REQKEY_DEFAULT, REQKEY_THREAD, REQKEY_PROCESS, REQKEY_SESSION, REQKEY_USER, REQKEY_USER_SESSION = range(6)
+REQKEY_REQUESTOR = 7
+REQKEY_SETTINGS = frozenset((*range(6), REQKEY_REQUESTOR))
+"""Where a thread's requested keys go: KEY_REQKEY_DEFL_* of linux/keyctl.h, of which group keyrings (6) do not exist."""
 _NAME = re.compile(r"[A-Za-z0-9_.+:-]{1,64}")
 
 
@@ -31,10 +35,10 @@ class Process:
 
     session: its session keyring, None before it has one: then the user-session keyring is searched
     in its place; ring: its process keyring, or None; threads: the keyrings of threads by name, None
-    for a thread that has used none; the first thread is "".
+    for a thread that has used none; the first thread is "". reqkey: the settings of threads that have one.
     """
 
-    __slots__ = ("gid", "groups", "name", "ring", "session", "threads", "uid")
+    __slots__ = ("gid", "groups", "name", "reqkey", "ring", "session", "threads", "uid")
 
     def __init__(self, name: str, uid: int, gid: int, groups: tuple[int, ...] = ()) -> None:
         self.name = name
@@ -44,6 +48,11 @@ class Process:
         self.session: Keyring | None = None
         self.ring: Keyring | None = None
         self.threads: dict[str, Keyring | None] = {}
+        self.reqkey: dict[str, int] = {}
+
+    def reqkey_of(self, thread: str) -> int:
+        """Where the requested keys of a thread go, one of REQKEY_SETTINGS; as its first thread's unless it said."""
+        return self.reqkey.get(thread, self.reqkey.get("", REQKEY_DEFAULT))
 
     def __repr__(self) -> str:
         return f"<process {self.name!r} of {self.uid}>"
@@ -129,6 +138,7 @@ class Processes:
         process.session = parent.session
         if process.session is not None:
             process.session.pins += 1
+        process.reqkey = {"": setting} if (setting := parent.reqkey_of("")) else {}
         return process
 
     def exec(self, caller: Actor, name: str, now_ns: int) -> Process:
@@ -166,6 +176,7 @@ class Processes:
         self._threads -= len(process.threads) - ("" in process.threads)
         process.threads = {}
         process.ring = None
+        process.reqkey = {"": setting} if (setting := process.reqkey_of("")) else {}
         if session:
             held.append(process.session)
             process.session = None

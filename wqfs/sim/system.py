@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 
 from wqfs.abi import records as r
@@ -21,6 +22,7 @@ from wqfs.sim.keyring import Keyrings
 from wqfs.sim.keys import Key, Need
 from wqfs.sim.language import find, quote, split
 from wqfs.sim.limits import SimLimits
+from wqfs.sim.mount_descriptors import Descriptors
 from wqfs.sim.mounts import IN_SUBTREE, Mount, MountTree, Place, audience
 from wqfs.sim.processes import Processes
 from wqfs.sim.superblocks import Superblock, Superblocks
@@ -50,12 +52,17 @@ class System:
         self.superblocks = Superblocks(max_devices=limits.devices)
         root = self.superblocks.get("/dev/root", "ext4", False)
         self.mounts = MountTree(root, max_mounts=limits.mounts, max_text=limits.mount_text)
+        self.descriptors = Descriptors(limits.descriptors)
         self.devices = Devices()
         self.keys: Keyrings = Keyrings(
-            notify=self.notify_key, gone=self.gone, max_keys=limits.keys, max_processes=limits.processes
+            notify=self.notify_key, gone=self._key_gone, max_keys=limits.keys, max_processes=limits.processes
         )
         self.keys.on_silent = self.changed_silently
         self.started_ns = now_ns
+        self.removal_delay_ns = 0
+        """How long after its end a key's watches are told: a kernel's collector comes later too, but nothing in here
+        that a command does is to be waited for."""
+        self._ended: deque[tuple[int, Key]] = deque()
 
     # -- commands
 
@@ -71,12 +78,14 @@ class System:
             command, count = find(words)
             self.changed += 1
             self.keys.collect(now_ns)
+            self._tell_ended(now_ns)
             command.run(self, actor, words[count:], now_ns)
-            if self.mounts.groups.touched:
-                self._mark_touched()
+            self.mark_touched()
 
-    def _mark_touched(self) -> None:
+    def mark_touched(self) -> None:
         """Mounts that changed without an event of their own carry the number of the next event."""
+        if not self.mounts.groups.touched:
+            return
         number = self.watches.last_event + 1
         for mount in self.mounts.groups.touched:
             mount.changed = number
@@ -130,7 +139,8 @@ class System:
             sb = self.superblocks.by_id.get(int(name)) if len(name) < 20 else None
             if sb is None:
                 raise Refused(errno.EINVAL, f"expected the id of a superblock, not {name}")
-            return sb, next(iter(sb.mounts.values())).path
+            mount = next(iter(sb.mounts.values()), None)
+            return sb, sb.source if mount is None else mount.path
         found = None
         if name[:1] == "/":
             mount, place = self.mounts.lookup(name)
@@ -173,8 +183,7 @@ class System:
         record = _MOUNT_RECORD.pack(
             _MOUNT | subtype << 24, flags | _MOUNT_RECORD.size, trigger.id, 0 if aux is None else aux.id
         )
-        if self.mounts.groups.touched:
-            self._mark_touched()
+        self.mark_touched()
         event = self.watches.event(now_ns, record, called)
         about.changed = event.number
         if subtype in _COMING_OR_GOING:
@@ -240,6 +249,31 @@ class System:
         looks for what moved since the last one finds it."""
         what.changed = self.watches.last_event + 1
         self.changed += 1
+
+    def _key_gone(self, key: Key, now_ns: int) -> None:
+        if self.removal_delay_ns and key.watchers:
+            self._ended.append((now_ns + self.removal_delay_ns, key))
+        else:
+            self.gone(key, now_ns)
+
+    def _tell_ended(self, now_ns: int, due_ns: int | None = None) -> None:
+        """Tell the watches of keys that have ended, of those alone whose time is `due_ns` or before."""
+        while self._ended and (due_ns is None or self._ended[0][0] <= due_ns):
+            self.gone(self._ended.popleft()[1], now_ns)
+
+    def collect(self, now_ns: int) -> int | None:
+        """Do what is due; returns when to call again, None for never, as things are."""
+        self.keys.collect(now_ns)
+        self._tell_ended(now_ns, now_ns)
+        return self.next_due_ns
+
+    @property
+    def next_due_ns(self) -> int | None:
+        """When `collect` has to be called, None: never, as things are."""
+        due = [
+            at for at in (self.keys.next_collection_ns, self._ended[0][0] if self._ended else None) if at is not None
+        ]
+        return min(due, default=None)
 
     def gone(self, target: Watchable, now_ns: int) -> None:
         """An object has ended: its watches go, and each says so."""

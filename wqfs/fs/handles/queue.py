@@ -27,13 +27,15 @@ class QueueContext:
     """What every open queue of a mount shares.
 
     too_small: the errno for a record that does not fit; read_memory: see ReadMemory; watch_object:
-    (watch, words, watch ID, caller), adds or with -1 removes a watch, raises OSError; released:
+    (watch, words, watch ID, caller), adds or with -1 removes a watch, raises OSError; watch_key_as: the same for a
+    key's serial number and the names of a simulated process and thread; released:
     called with the watch when one of its files is closed.
     """
 
     too_small: int
     read_memory: ReadMemory
     watch_object: Callable[[Watch, tuple[str, ...], int, Caller], None]
+    watch_key_as: Callable[[Watch, int, int, str, str, Caller], None]
     released: Callable[[Watch], None]
     complain: Complain
 
@@ -101,6 +103,10 @@ class QueueHandle(Handle):
                 return ioctls.Queued(len(queue), queue.bytes, int(queue.loss_next), queue.depth).encode()
             if command == ioctls.WQFS_IOC_SETTLE:
                 return settle(self._watch, argument & _U32, self._source.ready)
+            if command == ioctls.WQFS_IOC_WATCH_KEY_AS:
+                key, watch_id, process, thread = ioctls.decode_watch_key_as(bytes(data))
+                self._context.watch_key_as(self._watch, key, watch_id, process, thread, caller)
+                return b""
             watched = _watched(command, bytes(data))
             if watched is None:
                 return -errno.ENOTTY

@@ -1,0 +1,22 @@
+"""`wqfs run`: programs written for the kernel's notification pipes, unchanged, on a mount of wqfs.
+
+How a call flows:
+
+    program --seccomp filter--> listener -> supervisor -> pipes, keys, mounts --> the mount's files, sim/calls
+       ^                                        |
+       +-- the answer, descriptors, memory -----+
+
+numbers     system calls by name, on x86-64 and arm64, and their constants
+trap        the seccomp filter: which calls stop for the supervisor
+listener    the descriptor on which they arrive and are answered
+call        one stopped call: its arguments, the caller's memory and descriptors
+tasks       who calls: a process's user, its life, and what it is called in the simulated system
+simulated   asking the mount: its queues, and sim/calls
+pipes       pipe2, ioctl, fcntl and write on a queue
+keys        add_key, request_key, keyctl
+mounts, contexts   mount and umount2, the mount API; places, the paths in their arguments; mount_files, what they return
+path_watches   watch_mount, watch_sb
+supervisor  the loop, and who answers what
+launch      the processes of a run: who starts, watches and ends whom; program, descendants
+trace       an answered call as a line
+"""
