@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import struct
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.fuzz import requests, texts
+from tests.fuzz import coverage, requests, texts
 from wqfs.abi import records as r
 from wqfs.fs.options import option_words
 from wqfs.sim import calls, scenario_toml
-
-CORPUS = Path(texts.__file__).parent / "corpus"
 
 NOISE = st.text(st.characters(codec="utf-8"), max_size=8).map(lambda text: text.encode())
 NUMBERS = st.one_of(st.integers(-(1 << 70), 1 << 70), st.integers(0, 300)).map(lambda number: str(number).encode())
@@ -127,7 +124,7 @@ def test_only_documented_refusals_come(target: str, data: st.DataObject) -> None
 
 @pytest.mark.parametrize("target", texts.TARGETS)
 def test_what_was_found_before_holds(target: str) -> None:
-    kept = sorted((CORPUS / target).iterdir())
+    kept = list(coverage.corpus(target))
     assert kept
-    for file in kept:
-        texts.TARGETS[target](file.read_bytes())
+    for _, data in kept:
+        texts.TARGETS[target](data)
