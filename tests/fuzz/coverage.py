@@ -2,8 +2,9 @@
 
 By hand, for atheris is 60 MB and not in the lock: `.venv/bin/pip install atheris` first. libFuzzer's options follow,
 such as `-max_total_time=300`, `-runs=1000000`, `-seed=1`. It begins with what corpus/TARGET has and adds to
-.fuzz/TARGET what covers more; `python -m tests.fuzz.coverage keep` writes that into corpus/TARGET/found.hex, an input a line, of
-those that are short. What ends in a fault it writes into the working directory: give it a name in corpus/TARGET.
+.fuzz/TARGET what covers more; `python -m tests.fuzz.coverage keep` writes that into corpus/TARGET/found.hex, an input
+a line, of those that are short. What ends in a fault it writes into the working directory: give it a name in
+corpus/TARGET.
 """
 
 from __future__ import annotations
