@@ -85,6 +85,7 @@ _IOCTLS: Final = (
     ("WQFS_IOC_WATCH_SB", "`struct wqfs_watch_path`", ioctls.WATCH_PATH, _WATCHING),
     ("WQFS_IOC_WATCH_DEVICES", "`struct wqfs_watch_devices`", ioctls.WATCH_DEVICES, _WATCHING),
     ("WQFS_IOC_WATCH_KEY_AS", "`struct wqfs_watch_key_as`", ioctls.WATCH_KEY_AS, f"{_WATCHING}, EPERM, ESRCH"),
+    ("WQFS_IOC_DELIVER", "`struct wqfs_deliver`", ioctls.DELIVER, "EINVAL"),
     ("WQFS_IOC_QUEUED", "filled in: `struct wqfs_queued`", ioctls.QUEUED, ""),
     ("WQFS_IOC_SETTLE", "0 or `WQFS_SETTLE_READERS`, by value", None, "EINVAL, EINTR, ENOMEM, EPIPE"),
 )

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.t3_run_kernel_keys import AS_NOBODY, WATCHED
+
 TESTS = Path(__file__).resolve().parent
 RECORDED = TESTS / "conformance" / "requests.json"
 
@@ -40,6 +42,25 @@ def test_key_requests_are_answered_as_recorded(reference_kernel: str, tmp_path: 
     )
     assert answers.exists(), done.stdout + done.stderr
     assert json.loads(answers.read_text()) == json.loads(RECORDED.read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_events_of_watched_keys_are_those_that_wqfs_run_tells(reference_kernel: str, tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text(
+        f"echo GUEST-START\ncd {TESTS.parent}\n{sys.executable} tests/watched_keys.py nobody\necho GUEST-END\n"
+    )
+    done = subprocess.run(
+        [TESTS / "kernel" / "run_vm.sh", script],
+        env={**os.environ, "ORACLE_DIR": reference_kernel},
+        capture_output=True,
+        text=True,
+        timeout=350,
+        check=False,
+    )
+    said = done.stdout.replace("\r", "").partition("GUEST-START\n")[2].partition("GUEST-END")[0]
+    assert said == WATCHED + AS_NOBODY, done.stdout + done.stderr
 
 
 @pytest.mark.slow

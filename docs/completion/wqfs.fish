@@ -61,7 +61,7 @@ function _shtab_wqfs_using
 end
 
 set -g _shtab_wqfs_commands mount tail wait post watch 'watch make' 'watch change' 'watch list' 'watch remove' doctor run play record settle status top handover umount
-set -g _shtab_wqfs_opts_with_value --color --count --cursor-file --delay --depth --event --exec --fields --filter --format --fuse-fd --idle-timeout --mount --mounts --object --output --random --rate --ready-fd --seed --since-seq --socket --sort --speed --timefmt --timeout --watch-mount-nr --watch-sb-nr -d -e -n -o -s -t
+set -g _shtab_wqfs_opts_with_value --color --count --cursor-file --delay --depth --event --exec --fields --filter --format --fuse-fd --idle-timeout --keys --mount --mounts --object --output --random --rate --ready-fd --seed --since-seq --socket --sort --speed --timefmt --timeout --watch-mount-nr --watch-sb-nr -d -e -n -o -s -t
 
 complete -c wqfs -e
 complete -c wqfs -f
@@ -147,6 +147,7 @@ complete -c wqfs -n '_shtab_wqfs_using run' -s o -xka "(_wqfs_ask options)" -d '
 complete -c wqfs -n '_shtab_wqfs_using run' -l mounts -xka "kernel simulated" -d 'simulated: mount(2), umount2, move_mount, open_tree, mount_setattr, fsopen, fspick, fsconfig and fsmount act on the mount'"'"'s own tree (sim/mountinfo), not the machine'"'"'s, and nobody is refused for want of privilege; what reads /proc/self/mountinfo still sees the machine'"'"'s own. kernel (the default): they go to the kernel'
 complete -c wqfs -n '_shtab_wqfs_using run' -l watch-mount-nr -x -d 'let the system call with number N be watch_mount of the kernel series of 2020, on the mount'"'"'s own tree'
 complete -c wqfs -n '_shtab_wqfs_using run' -l watch-sb-nr -x -d 'let the system call with number N be watch_sb of the kernel series of 2020, on the mount'"'"'s own tree'
+complete -c wqfs -n '_shtab_wqfs_using run' -l keys -xka "simulated kernel" -d 'whose keys and keyrings the program has: those of the mount, or the kernel'"'"'s own, of which only watching is answered, with events made from what the program does (default: simulated)'
 complete -c wqfs -n '_shtab_wqfs_using run' -l trace -d 'print each answered call, as strace(1) does'
 complete -c wqfs -n '_shtab_wqfs_using run' -l wait-for-keys -d 'let request_key(2) with callout information wait until the key is constructed (`wqfs post key instantiate ...`); by default nobody constructs keys, and it is ENOKEY'
 complete -c wqfs -n '_shtab_wqfs_using; and test $_shtab_wqfs_npos -eq 0' -a play -d 'Run a scenario: a TOML file of commands at their times, with what must come of them.'

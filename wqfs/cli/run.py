@@ -65,6 +65,13 @@ def make_parser() -> Parser:
             type=_number,
             help=f"let the system call with number N be {name} of the kernel series of 2020, on the mount's own tree",
         )
+    options.add_argument(
+        "--keys",
+        choices=("simulated", "kernel"),
+        default="simulated",
+        help="whose keys and keyrings the program has: those of the mount, or the kernel's own, of which only watching "
+        "is answered, with events made from what the program does (default: simulated)",
+    )
     options.add_argument("--trace", action="store_true", help="print each answered call, as strace(1) does")
     options.add_argument(
         "--wait-for-keys",
@@ -109,6 +116,8 @@ def _main(arguments: Sequence[str]) -> int:
         options.error("expected a PROGRAM to run")
     if given.mount and given.options:
         options.error("-o is for a private mount, not for --mount")
+    if given.wait_for_keys and given.keys == "kernel":
+        options.error("--wait-for-keys is for simulated keys: the kernel constructs its own")
     if importlib.util.find_spec("seccompy") is None:
         raise CommandFailed("the package seccompy is missing: pip install 'wqfs[run]'.")
     from wqfs.run import numbers
@@ -134,7 +143,9 @@ def _run(given: argparse.Namespace, machine: Machine, mount: Path, keep: frozens
     except ValueError as error:
         raise CommandFailed(f"--watch-mount-nr or --watch-sb-nr: {error}.") from None
     traps = trap.Traps(machine, tuple(named.values()), mounts=given.mounts == "simulated")
-    settings = Settings(machine, trace=given.trace, wait_for_keys=given.wait_for_keys)
+    settings = Settings(
+        machine, trace=given.trace, wait_for_keys=given.wait_for_keys, kernel_keys=given.keys == "kernel"
+    )
     return launch.run(launch.Run(given.program, mount, traps, settings), keep)
 
 

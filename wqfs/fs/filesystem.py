@@ -120,6 +120,7 @@ class Filesystem:
             read_memory=read_memory,
             watch_object=self.control.watch_object,
             watch_key_as=self.control.watch_key_as,
+            deliver=lambda watch, record: self.watches.deliver_raw(watch, record, self.now_ns()),
             released=self._released,
             complain=self.refusals.add,
         )

@@ -17,6 +17,7 @@ from typing import Final
 from wqfs.fs import vm
 from wqfs.run.listener import Calls, Gone, Stopped
 from wqfs.run.numbers import PIDFD_GETFD, PIDFD_THREAD
+from wqfs.run.progress import Progress
 from wqfs.run.tasks import Task
 
 PAGE: Final = 4096
@@ -50,8 +51,13 @@ class Call:
         self.task = task
         self.texts: dict[int, bytes] = {}
         """Arguments that were read as texts, by their position, to show them."""
+        self._pending = calls.is_pending
         self.waits_for = 0
         """The serial number of the key that the call requested, and whose construction it waits for."""
+
+    def progress(self) -> Progress:
+        """To see when the call is over, once it goes on in the kernel."""
+        return Progress(self.stopped.tid, self._pending)
 
     # -- memory
 

@@ -119,6 +119,18 @@ class System:
             return False
         return place in (nodes.QUEUE, nodes.ROOT_QUEUE)
 
+    def number(self, fd: int) -> int:
+        """What tells a queue of watches/, or one that `new_queue` made, from the others. Raises OSError EINVAL for
+        any other descriptor."""
+        about = os.fstat(fd)
+        if self.is_queue(fd) and nodes.place_of(about.st_ino)[0] is nodes.QUEUE:
+            return about.st_ino
+        raise OSError(errno.EINVAL, f"descriptor {fd} is no notification pipe")
+
+    def deliver(self, fd: int, record: bytes) -> None:
+        """Put a record into a queue; b"" only makes it hear of nothing else. Raises OSError."""
+        fcntl.ioctl(fd, ioctls.WQFS_IOC_DELIVER, bytearray(ioctls.DELIVER.pack(len(record), record)))
+
     def queued(self, fd: int) -> ioctls.Queued:
         """What a queue holds."""
         answer = fcntl.ioctl(fd, ioctls.WQFS_IOC_QUEUED, bytes(ioctls.QUEUED.size))
