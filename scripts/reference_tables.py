@@ -50,7 +50,7 @@ _FILES: Final = {
     nodes.DEPTH: "records that fit; may be written once, as the ioctl",
     nodes.STATUS: "queued, bytes, posted, delivered, lost, filtered, readers, pollers",
     nodes.SIM: "the simulated system",
-    nodes.CALLS: "calls about keys on behalf of programs, for who mounted: what `wqfs run` uses",
+    nodes.CALLS: "calls about keys and mounts on behalf of programs, for who mounted: what `wqfs run` uses",
     nodes.MOUNTINFO: "as /proc/self/mountinfo; poll reports changes as there",
     nodes.SUPERBLOCKS: "id, device, type, state, options, source",
     nodes.KEYS: "as /proc/keys",
@@ -85,6 +85,7 @@ _IOCTLS: Final = (
     ("WQFS_IOC_WATCH_SB", "`struct wqfs_watch_path`", ioctls.WATCH_PATH, _WATCHING),
     ("WQFS_IOC_WATCH_DEVICES", "`struct wqfs_watch_devices`", ioctls.WATCH_DEVICES, _WATCHING),
     ("WQFS_IOC_WATCH_KEY_AS", "`struct wqfs_watch_key_as`", ioctls.WATCH_KEY_AS, f"{_WATCHING}, EPERM, ESRCH"),
+    ("WQFS_IOC_DELIVER", "`struct wqfs_deliver`", ioctls.DELIVER, "EINVAL"),
     ("WQFS_IOC_QUEUED", "filled in: `struct wqfs_queued`", ioctls.QUEUED, ""),
     ("WQFS_IOC_SETTLE", "0 or `WQFS_SETTLE_READERS`, by value", None, "EINVAL, EINTR, ENOMEM, EPIPE"),
 )

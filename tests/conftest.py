@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -10,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.booted import Machine, booted, skip_where_nothing_boots
+from tests.running import refusal_of_keyctl
 from tests.tools import ROOT, Mount, mounted
 
+os.environ.pop("PYTHONUNBUFFERED", None)  # would hide what programs forget to flush
 os.environ["LESSHISTFILE"] = "-"  # the tests of less leave nothing in a home
 
 
@@ -46,6 +49,14 @@ def mount(mount_with: Callable[[str], Mount]) -> Mount:
 def strict_mount(mount_with: Callable[[str], Mount]) -> Mount:
     """A wqfs that answers as the kernel does: `-o strict,enobufs`."""
     return mount_with("strict,enobufs")
+
+
+@pytest.fixture
+def kernel_keys() -> None:
+    """Skips where the kernel's key calls are not allowed."""
+    refused = refusal_of_keyctl()
+    if refused:
+        pytest.skip(f"the kernel's key calls are not allowed here: {errno.errorcode[refused]} (a container's filter)")
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import os
 import subprocess
 import sys
 import threading
@@ -13,6 +16,15 @@ from typing import Any
 from tests.tools import LIMIT, ROOT, wait_until
 
 RUN = (sys.executable, "-m", "wqfs.cli", "run")
+KERNEL = ("--keys", "kernel")
+_KEYCTL = {"x86_64": 250, "aarch64": 219}
+
+
+def refusal_of_keyctl() -> int:
+    """The errno with which the kernel's key calls are forbidden here, 0 where they are allowed."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    answer = libc.syscall(ctypes.c_long(_KEYCTL[os.uname().machine]), 0, -5, 0)
+    return ctypes.get_errno() if answer < 0 and ctypes.get_errno() in (errno.ENOSYS, errno.EPERM) else 0
 
 
 def run(*words: str | Path, options: Sequence[str] = (), **more: Any) -> subprocess.CompletedProcess[str]:

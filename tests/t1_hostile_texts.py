@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import struct
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.fuzz import requests, texts
+from tests.fuzz import coverage, requests, texts
 from wqfs.abi import records as r
 from wqfs.fs.options import option_words
-from wqfs.sim import scenario_toml
-
-CORPUS = Path(texts.__file__).parent / "corpus"
+from wqfs.sim import calls, scenario_toml
 
 NOISE = st.text(st.characters(codec="utf-8"), max_size=8).map(lambda text: text.encode())
 NUMBERS = st.one_of(st.integers(-(1 << 70), 1 << 70), st.integers(0, 300)).map(lambda number: str(number).encode())
@@ -67,7 +64,32 @@ RULES = st.lists(
     lambda rules: struct.pack("=II", len(rules), 0) + b"".join(struct.pack("=4I28x", *rule) for rule in rules)
 )  # fmt: skip
 
+INTS = st.one_of(st.integers(-8, 40), st.sampled_from([1 << 31, 0xFFFFFFFF, 0x8000, 0x1001, 1 << 63, -(1 << 63)]))
+TEXTS = st.sampled_from(
+    ["/", "/mnt", "/mnt/a", "user", "desc", "tmpfs", "ext4", "/dev/sda1", "ro", "source", "keyring", "x" * 300, "\0",
+     "\u00ff", "", "callout"]
+)  # fmt: skip
+KINDS = {"i": INTS, "n": TEXTS | st.none()}
+
+
+@st.composite
+def call_lines(draw: st.DrawFn) -> bytes:
+    """Requests of sim/calls whose arguments are of the kinds that the calls want, or not."""
+    lines = []
+    for _ in range(draw(st.integers(1, 12))):
+        name = draw(st.sampled_from([*calls.CALLS, "none"]))
+        kinds = calls.CALLS[name][0] if name in calls.CALLS else "it"
+        arguments: list[object] = [draw(KINDS.get(kind, TEXTS)) for kind in kinds]
+        if draw(st.integers(0, 9)) == 0:
+            arguments.append(draw(st.sampled_from([None, True, 1.5, [], {}, "\u0100"])))
+        request = {"uid": draw(st.sampled_from([0, 7])), "gid": 0, "groups": [], "call": name, "args": arguments,
+                   "process": draw(st.sampled_from(["pid.7", "pid.7", "", None])), "thread": ""}  # fmt: skip
+        lines.append(json.dumps(request).encode())
+    return b"\n".join(lines)
+
+
 SENSIBLE = {
+    "calls": call_lines(),
     "words": st.lists(WORDS, max_size=8).map(b" ".join),
     "commands": st.lists(COMMANDS, max_size=12).map(b"\n".join),
     "objects": st.lists(
@@ -102,7 +124,7 @@ def test_only_documented_refusals_come(target: str, data: st.DataObject) -> None
 
 @pytest.mark.parametrize("target", texts.TARGETS)
 def test_what_was_found_before_holds(target: str) -> None:
-    kept = sorted((CORPUS / target).iterdir())
+    kept = list(coverage.corpus(target))
     assert kept
-    for file in kept:
-        texts.TARGETS[target](file.read_bytes())
+    for _, data in kept:
+        texts.TARGETS[target](data)

@@ -1,12 +1,7 @@
-"""What a user may have of a table, and warnings that a user cannot multiply."""
+"""What a user may have of a table."""
 
 from __future__ import annotations
 
-import logging
-
-import pytest
-
-from wqfs.fs.seldom import PAUSE_S, Seldom
 from wqfs.fs.shares import Shares
 
 
@@ -25,15 +20,3 @@ def test_share_keeps_nothing_of_who_has_nothing() -> None:
     shares.take(1)
     shares.give(1)
     assert not shares
-
-
-def test_warnings_beyond_one_a_pause_are_counted(caplog: pytest.LogCaptureFixture) -> None:
-    now = [0.0]
-    seldom = Seldom(logging.getLogger("wqfs.test"), lambda: now[0])
-    for _ in range(1000):
-        seldom.warning("refused %s", "it")
-    assert caplog.messages == ["refused it"]
-    now[0] = PAUSE_S
-    seldom.warning("refused %s", "it")
-    seldom.warning("refused %s", "it")
-    assert caplog.messages == ["refused it", "refused it (999 more since the last of these lines)"]

@@ -184,6 +184,7 @@ def test_snapshot_has_everything_and_the_number_of_the_last_event() -> None:
         "state": "ok",
         "read_only": True,
         "fill_percent": 0,
+        "last_error": 0,
         "options": [],
         "mounts": [22],
         "changed": 2,

@@ -538,6 +538,33 @@ def test_open_of_no_queue() -> None:
         Queue.open("/")
 
 
+@pytest.mark.parametrize("name", ["sim/mountinfo", "post", "errors"])
+def test_open_of_another_file_is_enotty_and_leaves_no_descriptor(shared: Mount, name: str) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with refused(errno.EACCES if name == "post" and os.getuid() else errno.ENOTTY):
+        Queue.open(shared.path / name)
+    with refused(errno.ENOTTY):
+        Queue.open("/etc/passwd")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_forgotten_queue_is_closed_with_a_warning(shared: Mount) -> None:
+    queue = Queue.open(shared.path)
+    fd = queue.fileno()
+    with pytest.warns(ResourceWarning, match="unclosed <Queue wqfs"):
+        del queue
+    with refused(errno.EBADF):
+        os.fstat(fd)
+
+
+def test_time_limit_may_be_longer_than_poll_takes(shared: Mount, watch: Path) -> None:
+    with Queue.open(watch) as queue:
+        call = Call(queue.read, 1e9)
+        shared.wait_for_pollers(watch)
+        shared.post("sb error / EIO")
+        assert len(call.result()) == 1
+
+
 def test_refused_depth_leaves_no_descriptor(shared: Mount) -> None:
     before = os.listdir("/proc/self/fd")
     with refused(errno.EINVAL):

@@ -649,6 +649,17 @@ def test_notify_socket_that_nobody_hears_is_no_matter(folder: Path, tmp_path: Pa
         assert daemon.wait(LIMIT) == 0
 
 
+def test_mounting_with_closed_standard_streams(tmp_path: Path) -> None:
+    try:
+        done = subprocess.run(
+            ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *MOUNT_COMMAND, tmp_path], timeout=LIMIT, check=False
+        )
+        assert (done.returncode, is_mounted(tmp_path)) == (0, True)
+        assert "post" in os.listdir(tmp_path)
+    finally:
+        subprocess.run(["fusermount3", "-uz", "--", tmp_path], check=False, capture_output=True, timeout=LIMIT)
+
+
 def context_switches(pid: int) -> int:
     """Of all threads together, voluntary or not."""
     total = 0

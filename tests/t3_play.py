@@ -17,7 +17,7 @@ import pytest
 
 from tests.t1_man_pages import scenario_example
 from tests.t1_scenario import SHIPPED
-from tests.tools import LIMIT, Mount, mounted, opened, wait_until
+from tests.tools import LIMIT, Mount, mounted, opened, running, wait_until
 from wqfs.cli import finding, main
 from wqfs.sim.expectation import Expectation
 from wqfs.sim.scenario_toml import format
@@ -308,6 +308,35 @@ def test_private_mount_is_gone_afterwards(tmp_path: Path, monkeypatch: pytest.Mo
     assert wqfs("play", "--private", "--fast", "-q", "storm").returncode == 0
     assert os.listdir(tmp_path) == []
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
+
+
+def test_private_mount_that_cannot_be_made_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fusermount3 = tmp_path / "bin/fusermount3"
+    fusermount3.parent.mkdir()
+    fusermount3.write_text("#!/bin/sh\necho no mounts today >&2\nexit 1\n")
+    fusermount3.chmod(0o755)
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setenv("PATH", f"{fusermount3.parent}:{os.environ['PATH']}")
+    done = wqfs("play", "--private", "--fast", "storm")
+    assert done.returncode == 1 and "no mounts today" in done.stderr and "Traceback" not in done.stderr
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_private_mount_goes_with_a_player_that_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    scenario = '[[step]]\nat = 60\nrun = "mount a /a -t tmpfs"\n'
+    with running(*WQFS, "play", "--private", "-", stdin=subprocess.PIPE, stderr=subprocess.PIPE) as player:
+        assert player.stdin
+        player.stdin.write(scenario.encode())
+        player.stdin.close()
+
+        def mounts() -> list[Path]:
+            return [place for place in finding.mounted() if tmp_path in place.parents]
+
+        wait_until(mounts, "its mount")
+        player.kill()
+        wait_until(lambda: not mounts(), "its mount to be gone")
 
 
 def test_random_scenario_gives_the_same_bytes_on_two_mounts(tmp_path: Path) -> None:

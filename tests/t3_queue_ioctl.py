@@ -621,7 +621,9 @@ int main(int argc, char **argv)
 	number("WQFS_IOC_QUEUED", WQFS_IOC_QUEUED);
 	number("WQFS_IOC_SETTLE", WQFS_IOC_SETTLE);
 	number("WQFS_IOC_WATCH_KEY_AS", WQFS_IOC_WATCH_KEY_AS);
+	number("WQFS_IOC_DELIVER", WQFS_IOC_DELIVER);
 	number("WATCH_KEY_AS.size", sizeof(struct wqfs_watch_key_as));
+	number("DELIVER.size", sizeof(struct wqfs_deliver));
 	number("WQFS_SETTLE_READERS", WQFS_SETTLE_READERS);
 	for (unsigned n = 0; n <= 16; n++)
 		printf("WQFS_IOC_SET_FILTER(%u) %lu\n", n, (unsigned long)WQFS_IOC_SET_FILTER(n));
@@ -684,12 +686,12 @@ def output_of(program: Path, queue: Path, key: int = 0) -> list[str]:
 def test_header_in_c_has_the_numbers_of_python(program: Path, mount: Mount) -> None:
     said = dict(line.rsplit(" ", 1) for line in output_of(program, mount.path / "queue"))
     names = [name for name in vars(ioctls) if name.startswith(("IOC_", "WQFS_IOC_"))]
-    assert len(names) == 9
+    assert len(names) == 10
     for name in (*names, "WQFS_SETTLE_READERS"):
         assert int(said[name]) == getattr(ioctls, name), name
     for count in range(17):
         assert int(said[f"WQFS_IOC_SET_FILTER({count})"]) == ioctls.wqfs_ioc_set_filter(count)
-    for name in ("WATCH_KEY", "WATCH_PATH", "WATCH_DEVICES", "QUEUED", "WATCH_KEY_AS"):
+    for name in ("WATCH_KEY", "WATCH_PATH", "WATCH_DEVICES", "QUEUED", "WATCH_KEY_AS", "DELIVER"):
         assert int(said[f"{name}.size"]) == getattr(ioctls, name).size, name
     assert int(said["filter"]) == ioctls.wqfs_ioc_set_filter(2) >> 16 & 0x3FFF
 

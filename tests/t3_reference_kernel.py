@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.t3_run_kernel_keys import AS_NOBODY, WATCHED
+
 TESTS = Path(__file__).resolve().parent
 RECORDED = TESTS / "conformance" / "requests.json"
 
@@ -44,6 +46,25 @@ def test_key_requests_are_answered_as_recorded(reference_kernel: str, tmp_path: 
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
+def test_events_of_watched_keys_are_those_that_wqfs_run_tells(reference_kernel: str, tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text(
+        f"echo GUEST-START\ncd {TESTS.parent}\n{sys.executable} tests/watched_keys.py nobody\necho GUEST-END\n"
+    )
+    done = subprocess.run(
+        [TESTS / "kernel" / "run_vm.sh", script],
+        env={**os.environ, "ORACLE_DIR": reference_kernel},
+        capture_output=True,
+        text=True,
+        timeout=350,
+        check=False,
+    )
+    said = done.stdout.replace("\r", "").partition("GUEST-START\n")[2].partition("GUEST-END")[0]
+    assert said == WATCHED + AS_NOBODY, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_client_is_the_same_on_the_kernels_own_pipe(reference_kernel: str, tmp_path: Path) -> None:
     # The tests of a mount need /dev/fuse, which this kernel was built without.
     script = tmp_path / "script"
@@ -61,3 +82,46 @@ def test_client_is_the_same_on_the_kernels_own_pipe(reference_kernel: str, tmp_p
         check=False,
     )
     assert re.search(r"2\d passed, \d+ deselected", done.stdout, re.MULTILINE), done.stdout + done.stderr
+
+
+TAIL = """
+key=$(keyctl add user colour red @s)
+{python} -m wqfs.cli tail --kernel --object 'key @s' --object "key $key id=5" -n 4 -o cat --color never 2>{said} &
+until grep -q watching {said}; do sleep 0.05; done
+keyctl update $key blue
+keyctl add user shape round @s >/dev/null
+keyctl revoke $key
+keyctl unlink $key @s
+wait $!
+echo code $?
+{python} -m wqfs.cli tail --kernel -t 0.1 -q
+echo code $?
+{python} -m wqfs.cli tail --kernel --object "key $key"
+echo code $?
+{python} -m wqfs.cli doctor --no-trial | grep 'notification pipes'
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_tail_of_the_kernels_own_pipe(reference_kernel: str, tmp_path: Path) -> None:
+    inner, script, said = (tmp_path / name for name in ("inner", "script", "said"))
+    inner.write_text(TAIL.format(python=sys.executable, said=said))
+    script.write_text(
+        f"echo GUEST-START\ncd {TESTS.parent}\nexport HOME=/tmp\nkeyctl session - bash {inner} 2>&1\necho GUEST-END\n"
+    )
+    done = subprocess.run(
+        [TESTS / "kernel" / "run_vm.sh", script],
+        env={**os.environ, "ORACLE_DIR": reference_kernel},
+        capture_output=True,
+        text=True,
+        timeout=350,
+        check=False,
+    )
+    lines = done.stdout.replace("\r", "").splitlines()
+    assert any(re.fullmatch(r"key   updated colour \(\d+\) id=5", line) for line in lines), done.stdout + done.stderr
+    assert any(re.fullmatch(r"key   linked \S+ \(\d+\) shape \(\d+\)", line) for line in lines), done.stdout
+    assert any(re.fullmatch(r"key   revoked colour \(\d+\) id=5", line) for line in lines), done.stdout
+    assert any(re.fullmatch(r"key   unlinked \S+ \(\d+\) colour \(\d+\)", line) for line in lines), done.stdout
+    assert [line for line in lines if line.startswith("code ")] == ["code 0", "code 2", "code 1"], done.stdout
+    assert "the kernel refuses to watch key" in done.stdout and "the kernel has them" in done.stdout

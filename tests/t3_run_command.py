@@ -93,10 +93,9 @@ def test_program_finds_the_mount_and_its_own_signals() -> None:
 
 
 def test_ignored_signals_stay_ignored() -> None:
-    out = said("sh", "-c", "trap '' HUP PIPE; exec grep SigIgn /proc/self/status")
-    ignored = int(out.split()[1], 16)
-    assert ignored == 1 << signal.SIGHUP - 1 | 1 << signal.SIGPIPE - 1
-    assert said("grep", "SigIgn", "/proc/self/status") == "SigIgn:\t0000000000000000\n"
+    for script in ("exec grep SigIgn /proc/self/status", "trap '' HUP PIPE; exec grep SigIgn /proc/self/status"):
+        outside = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout
+        assert said("sh", "-c", script) == outside
 
 
 def test_private_mount_is_strict_and_gone_afterwards() -> None:

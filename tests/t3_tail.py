@@ -15,9 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools import LIMIT, Mount, is_mounted, wait_until
+from tests.tools import LIMIT, Mount, deliver, is_mounted, running, wait_until
 from wqfs.abi import records as r
-from wqfs.client import KeyEvent, Loss, MountEvent, parse_events
+from wqfs.cli import lines
+from wqfs.cli.sources import KernelEvents
+from wqfs.client import KeyEvent, Loss, MountEvent, Queue, parse_events
 
 WQFS = (sys.executable, "-m", "wqfs.cli")
 EVENTS = ("mount /dev/sdb1 /mnt/tail -t ext4 -o ro", "sb error /mnt/tail EIO bad block", "umount /mnt/tail")
@@ -85,6 +87,13 @@ def on_terminal(*command: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
         os.close(ours)
 
 
+def read_line(terminal: int) -> bytes:
+    found = b""
+    while not found.endswith(b"\n"):
+        found += os.read(terminal, 1)
+    return found
+
+
 # -- formats
 
 
@@ -102,6 +111,19 @@ def test_short_line_says_what_happened(shared: Mount, started: Callable[..., Run
         "mount unmount /mnt/tail /dev/sdb1 ext4",
     ]
     assert all(re.match(r"\d\d:\d\d:\d\d\.\d{6} ", line) for line in lines)
+
+
+def test_short_line_of_a_move_has_both_places_and_blanks_are_escaped(
+    shared: Mount, started: Callable[..., Running]
+) -> None:
+    running = started("-n", "4", "-o", "cat")
+    shared.post("mount a '/mnt/a b' -t tmpfs", "mount --move '/mnt/a b' /mnt/c", "umount /mnt/c")
+    assert running.end()[1] == [
+        r"mount new_mount /mnt/a\040b a tmpfs",
+        r"mount move_from /mnt/a\040b -> /mnt/c a tmpfs",
+        r"mount move_to /mnt/a\040b -> /mnt/c a tmpfs",
+        "mount unmount /mnt/c a tmpfs",
+    ]
 
 
 def test_json_is_the_line_of_events(shared: Mount, started: Callable[..., Running]) -> None:
@@ -158,8 +180,8 @@ def test_times_are_written_as_asked(shared: Mount, started: Callable[..., Runnin
         (started("-n1", "--format", "{time}", "--timefmt", "%Y"), r"20\d\d$"),
     ]
     shared.post(*EVENTS)
-    for running, pattern in runs:
-        code, lines = running.end()
+    for each, pattern in runs:
+        code, lines = each.end()
         assert code == 0 and re.match(pattern, lines[0]), lines
 
 
@@ -169,10 +191,9 @@ def test_colors_on_a_terminal_alone_and_not_with_no_color(shared: Mount, started
     for no_color, colored in (("", True), ("1", False)):
         command = ["env", f"NO_COLOR={no_color}", "TERM=xterm", *WQFS, "tail", "--mount", str(shared.path), "-n1"]
         with on_terminal(*command) as (process, terminal):
-            said = os.read(terminal, 4096)
-            assert b"watching everything" in said
+            assert b"watching everything" in read_line(terminal)
             shared.post(EVENTS[0], EVENTS[2])
-            shown = os.read(terminal, 4096)
+            shown = read_line(terminal)
             assert (b"\x1b[32m" in shown) is colored
             assert process.wait(LIMIT) == 0
 
@@ -300,7 +321,7 @@ def test_removed_watch_ends_it_with_0(shared: Mount, started: Callable[..., Runn
 
 def test_ctrl_c_ends_it_and_takes_its_watch_away(shared: Mount, started: Callable[..., Running]) -> None:
     before = set((shared.path / "watches").iterdir())
-    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 130)):
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGHUP, 130)):
         running = started()
         running.process.send_signal(number)
         assert running.end()[0] == code
@@ -312,6 +333,27 @@ def test_reader_that_goes_away_ends_it_while_idle(shared: Mount, started: Callab
     assert running.process.stdout is not None
     running.process.stdout.close()
     assert running.process.wait(LIMIT) == 0
+
+
+def test_killed_server_ends_it_with_a_sentence(mount: Mount) -> None:
+    running = Running(mount, [])
+    mount.process.kill()
+    _, error = running.process.communicate(timeout=LIMIT)
+    assert (running.process.returncode, error) == (1, "wqfs tail: the mount has ended: its server is gone.\n")
+
+
+def test_closed_standard_streams_are_no_files_of_the_mount(mount: Mount) -> None:
+    command = f"exec {sys.executable} -m wqfs.cli tail --mount {mount.path} -n1 <&- >&- 2>&-"
+    with running("sh", "-c", command) as process:
+        wait_until(lambda: os.listdir(mount.path / "watches"), "its watch")
+
+        def has_ended() -> bool:  # by the first event after its open of `events`
+            mount.post("sb error / EIO")
+            return process.poll() is not None
+
+        wait_until(has_ended, "its end")
+        assert process.returncode == 0
+    assert os.listdir(mount.path / "watches") == []
 
 
 def test_unmount_ends_it(mount: Mount) -> None:
@@ -384,7 +426,7 @@ def test_exec_runs_for_each_event(shared: Mount, started: Callable[..., Running]
     [
         (["nosuch"], "cannot read the watch 'nosuch': No such file or directory"),
         (["-e", "new_mont"], "did you mean new_mount"),
-        (["-e", "key:ix"], "-e: expected one of instantiated"),
+        (["-e", "key:ix"], "setattr, the letters iplncrvs, not"),
         (["-e", "lock:new"], "-e: expected one of"),
         (["--object", "mount nowhere"], "objects of the watch"),
         (["--filter", "lock *"], "filter of the watch"),
@@ -392,6 +434,7 @@ def test_exec_runs_for_each_event(shared: Mount, started: Callable[..., Running]
         (["--since-seq", "3"], "need a WATCH"),
         (["--format", "{event"], "--format"),
         (["--format", "{event.x}"], "expected a name in the braces"),
+        (["--format", "{seq:05d}"], "--format: Unknown format code 'd'"),
         (["-n", "0"], "expected a count"),
         (["-t", "long"], "expected seconds"),
         (["-j", "--fields", "seq"], "expected one of --output, --format and --fields"),
@@ -415,8 +458,37 @@ def test_kernels_pipe_or_the_reason_why_not(shared: Mount) -> None:
         assert done.returncode == 2 and "in the kernel" in done.stderr
 
 
+@pytest.fixture
+def kernel_key() -> Iterator[int]:
+    """A key of the kernel's own, called wqfs-tail."""
+    done = subprocess.run("keyctl add user wqfs-tail x @u".split(), capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no key can be made here: {done.stderr.strip()}")
+    yield int(done.stdout)
+    subprocess.run(["keyctl", "unlink", done.stdout.strip(), "@u"], capture_output=True, check=False)
+
+
+def test_kernels_events_get_the_names_that_keys_have(shared: Mount, kernel_key: int) -> None:
+    """A mount gives the records that a kernel with notification pipes would."""
+    with Queue.open(shared.path) as queue:
+        body = r.KEY_BODY.pack(kernel_key, 0)
+        linked = r.KEY_BODY.pack(0x7FFFFFFF, kernel_key)
+        deliver(
+            shared,
+            r.encode(r.WatchType.KEY_NOTIFY, r.KeySubtype.UPDATED, body, watch_id=3),
+            r.encode(r.WatchType.KEY_NOTIFY, r.KeySubtype.LINKED, linked),
+        )
+        events = KernelEvents(queue, "").events()
+    assert events is not None
+    line = lines.short(None, color=False)
+    assert [line(event).decode() for event in events] == [
+        f"key   updated wqfs-tail ({kernel_key}) id=3\n",
+        f"key   linked 2147483647 wqfs-tail ({kernel_key})\n",
+    ]
+
+
 def test_time_to_start_needs_neither_trio_nor_pyfuse3() -> None:
-    modules = "wqfs.cli.tail, wqfs.cli.wait, wqfs.cli.post, wqfs.cli.watch"
-    code = f"import sys, {modules}; print('trio' in sys.modules, 'pyfuse3' in sys.modules)"
+    modules = "wqfs.cli.tail, wqfs.cli.wait, wqfs.cli.watch"
+    code = f"import sys, {modules}; print([m for m in ('trio', 'pyfuse3', 'asyncio', 'wqfs.sim') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT, check=True)
-    assert done.stdout == "False False\n"
+    assert done.stdout == "[]\n"

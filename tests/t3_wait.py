@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.tools import LIMIT, Mount, mounted, wait_until
+from tests.tools import LIMIT, Mount, mounted, opened, wait_until
+from wqfs.cli.watching import OwnWatch
+from wqfs.sim.language import COMMANDS
 
 WQFS = (sys.executable, "-m", "wqfs.cli")
 
@@ -102,14 +105,44 @@ def test_wait_for_what_comes_true_later(
         assert wqfs(empty, "wait", condition, name, "-t", "0").returncode == 0
 
 
-def test_wait_counts_what_was_true_for_a_moment(empty: Mount) -> None:
-    empty.post("mount m /w/moment -t tmpfs")
-    with waiting(empty, "unmounted", "/w/moment") as process:
-        empty.post("umount /w/moment", "mount m /w/moment -t tmpfs")
+MOMENTS = [
+    # condition, name, what stands before, what makes it true and false again in one write
+    ("unmounted", "/w/moment", ["mount m /w/moment -t tmpfs"], ["umount /w/moment", "mount m /w/moment -t tmpfs"]),
+    ("mounted", "/w/other", [], ["mount m /w/other -t tmpfs", "umount /w/other"]),
+    ("readonly", "/w/ro", ["mount /dev/sdm1 /w/ro -t ext4"], ["sb readonly /w/ro", "sb readwrite /w/ro"]),
+    ("writable", "/w/rw", ["mount m /w/rw -t tmpfs -o ro"], ["mount -o remount,rw /w/rw", "mount -o remount,ro /w/rw"]),
+    ("error", "/w/err", [], ["mount m /w/err -t tmpfs", "sb error /w/err EIO", "umount /w/err"]),
+    ("key-present", "moment", [], ["key add user moment x @s", "key revoke moment"]),
+    ("key-changed", "brief", ["key add user brief x @s"], ["key update brief y", "key unlink brief @s"]),
+    ("key-gone", "short", ["key add user short x @s"], ["key unlink short @s", "key add user short y @s"]),
+]
+
+
+@pytest.mark.parametrize(("condition", "name", "before", "then"), MOMENTS, ids=[f"{c[0]} {c[1]}" for c in MOMENTS])
+def test_wait_counts_what_was_true_for_a_moment(
+    empty: Mount, condition: str, name: str, before: list[str], then: list[str]
+) -> None:
+    empty.post(*before)
+    with waiting(empty, condition, name) as process:
+        post_at_once(empty, *then)
         assert process.wait(LIMIT) == 0
-    with waiting(empty, "mounted", "/w/other") as process:
-        empty.post("mount m /w/other -t tmpfs", "umount /w/other")
-        assert process.wait(LIMIT) == 0
+
+
+def post_at_once(mount: Mount, *lines: str) -> None:
+    """All in one write: nobody can look in between."""
+    data = "".join(f"{line}\n" for line in lines).encode()
+    with opened(mount.path / "post", os.O_WRONLY) as fd:
+        assert os.write(fd, data) == len(data)
+
+
+def test_wait_says_when_events_were_lost(mount_with: Callable[[str], Mount]) -> None:
+    mount = mount_with("events_depth=32")
+    with waiting(mount, "mounted", "/never", "-t", "2") as process:
+        os.kill(process.pid, signal.SIGSTOP)
+        post_at_once(mount, *["mount m /m -t tmpfs", "umount /m"] * 40)
+        os.kill(process.pid, signal.SIGCONT)
+        _, error = process.communicate(timeout=LIMIT)
+    assert process.returncode == 3 and "events were lost" in error
 
 
 def test_wait_for_a_change_since_a_number(empty: Mount) -> None:
@@ -122,7 +155,27 @@ def test_wait_for_a_change_since_a_number(empty: Mount) -> None:
 
 def test_wait_for_an_expiry(empty: Mount) -> None:
     empty.post("key add user expiring x @s", "key timeout expiring 1")
-    assert wqfs(empty, "wait", "key-gone", "expiring", "-t", "10").returncode == 0
+    assert wqfs(empty, "wait", "key-gone", "expiring").returncode == 0
+
+
+def test_wait_for_a_further_error(empty: Mount) -> None:
+    empty.post("mount m /w/further -t tmpfs", "sb error /w/further EIO")
+    seq = json.loads((empty.path / "sim/snapshot").read_text())["seq"]
+    empty.post("sb edquot /w/further")  # changes it, but is no error
+    assert wqfs(empty, "wait", "error", "/w/further", "--since-seq", str(seq), "-t", "0.1").returncode == 2
+    empty.post("sb error /w/further EIO")
+    assert wqfs(empty, "wait", "error", "/w/further", "--since-seq", str(seq), "-t", "5").returncode == 0
+
+
+def test_wait_for_the_topmost_of_a_stack(empty: Mount) -> None:
+    empty.post("mount m /w/low -t tmpfs -o ro", "mount m /w/top -t tmpfs", "mount --move /w/low /w/top")
+    assert wqfs(empty, "wait", "readonly", "/w/top", "-t", "0").returncode == 0
+
+
+def test_wait_takes_any_time_limit(empty: Mount) -> None:
+    with waiting(empty, "mounted", "/w/limit", "-t", "1e9") as process:
+        empty.post("mount a /w/limit -t tmpfs")
+        assert process.wait(LIMIT) == 0
 
 
 def test_wait_timed_out_says_what_for(empty: Mount) -> None:
@@ -172,6 +225,19 @@ def test_post_refused_says_what_errors_says(empty: Mount) -> None:
     assert (done.returncode, done.stderr) == (1, "")
 
 
+def test_post_refused_in_a_container_says_why(empty: Mount) -> None:
+    """Where the pid in `errors` is not the one that the command knows of itself."""
+    if os.getuid():
+        pytest.skip("needs root: a pid namespace")
+    env = {**os.environ, "WQFS_MOUNT": str(empty.path)}
+    for words, said in ((["post", "sb error / EHOW"], "'EHOW'"), (["watch", "make", "v", "--filter", "sb ho"], "'ho'")):
+        done = subprocess.run(
+            ["unshare", "--pid", "--fork", *WQFS, *words],
+            capture_output=True, text=True, timeout=LIMIT, env=env, check=False,
+        )  # fmt: skip
+        assert done.returncode == 1 and said in done.stderr, done.stderr
+
+
 @pytest.mark.parametrize(("options", "after"), [((), False), (("--keep-going",), True)])
 def test_post_of_standard_input_stops_at_a_refused_line(empty: Mount, options: tuple[str, ...], after: bool) -> None:
     lines = f"# a comment\nmount a /w/p{after}1 -t tmpfs\n\nbad\nmount a /w/p{after}2 -t tmpfs"
@@ -188,7 +254,33 @@ def test_post_of_several_lines_as_one_word_is_refused(empty: Mount) -> None:
     assert "/w/q " not in (empty.path / "sim/mountinfo").read_text()
 
 
+def test_post_lists_the_commands_without_a_mount(tmp_path: Path) -> None:
+    def listed(*words: str) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "WQFS_MOUNT": str(tmp_path)}
+        return subprocess.run(
+            [*WQFS, "post", "--commands", *words], capture_output=True, text=True, timeout=LIMIT, env=env, check=False
+        )
+
+    assert all(f"\n{command.usage}\n" in listed().stdout for command in COMMANDS)
+    assert listed("sb", "network").stdout.startswith("sb network SUPERBLOCK down|up\n    The network")
+    assert listed("nosuch").returncode == 1
+
+
 # -- watch
+
+
+def test_commands_in_containers_may_have_the_same_pid(empty: Mount) -> None:
+    """Each with a watch of its own on the one mount: here two in one process stand for them."""
+    one = OwnWatch(empty.path, "tail", ["everything"], [], None)
+    other = OwnWatch(empty.path, "tail", ["everything"], [], None)
+    try:
+        assert watches(empty) == [f"tail-{os.getpid()}", f"tail-{os.getpid()}-2"]
+        empty.post("sb error / EIO")
+        assert [len(each.events()) for each in (one, other)] == [1, 1]
+    finally:
+        one.close()
+        other.close()
+    assert watches(empty) == []
 
 
 def test_watch_is_made_listed_changed_and_removed(empty: Mount) -> None:
@@ -220,7 +312,7 @@ def test_watch_is_made_listed_changed_and_removed(empty: Mount) -> None:
 
 def test_watch_that_cannot_be_made_whole_is_not_made(empty: Mount) -> None:
     done = wqfs(empty, "watch", "make", "half", "--object", "mount nowhere")
-    assert done.returncode == 1 and "objects 'mount nowhere':" in done.stderr
+    assert done.returncode == 1 and "wqfs watch: objects line 1 word 2 'nowhere': expected" in done.stderr
     assert watches(empty) == []
 
 
@@ -231,7 +323,7 @@ def test_watch_that_cannot_be_made_whole_is_not_made(empty: Mount) -> None:
         (["make", ".."], "a name without /"),
         (["change", "nosuch", "--depth", "3"], "there is no watch 'nosuch'"),
         (["remove", "nosuch"], "there is no watch 'nosuch'"),
-        (["make", "deep", "--depth", "513"], "depth '513'"),
+        (["make", "deep", "--depth", "513"], "depth line 1 word 1 '513'"),
         ([], "ACTION"),
         (["rename", "x"], "invalid choice"),
     ],

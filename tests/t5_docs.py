@@ -30,6 +30,14 @@ NOT_RUN = {
         "README.md",
         "make run",
     ): "tests/t5_install.py runs it, test_demo_ends_well the demo; `make test` runs this",
+    (
+        "docs/how-to/run-unmodified-programs.md",
+        "$ wqfs run --keys kernel",
+    ): "wants a kernel whose key calls are allowed: tests/t3_run_kernel_keys.py runs it",
+    (
+        "docs/how-to/run-unmodified-programs.md",
+        "# real.sh",
+    ): "the script of that",
     ("docs/reference/ioctls.md", "struct wqfs_watch_key"): "a part of wqfs.h, held against it below",
 }
 """(page, how a block begins) -> why."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -40,4 +42,29 @@ def test_every_command_has_help_with_its_exit_codes() -> None:
             timeout=LIMIT,
             check=True,
         )
-        assert "exit codes: 0 " in done.stdout, command
+        assert "exit codes: " in done.stdout, command  # of `run` they are the program's own
+
+
+def wqfs(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "wqfs.cli", *words]
+    return subprocess.run(command, text=True, timeout=LIMIT, check=False, stderr=subprocess.PIPE, **options)
+
+
+def test_help_is_found_by_any_word_for_it() -> None:
+    said = [wqfs(*words, stdout=subprocess.PIPE) for words in (["--help"], ["-h"], ["help"])]
+    assert all(each.returncode == 0 and each.stdout == said[0].stdout for each in said)
+    assert all(f"\n  {command} " in said[0].stdout for command in COMMANDS)
+    assert wqfs("help", "tail", stdout=subprocess.PIPE).stdout == wqfs("tail", "--help", stdout=subprocess.PIPE).stdout
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["post", "--commands"], ["tail", "--help"], ["doctor", "--no-trial"], ["--version"]]
+)
+def test_reader_that_has_gone_is_no_error(words: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = wqfs(*words, stdout=writer)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -375,6 +375,18 @@ class Watches:
                     watch.deliver(event)
         self.kept.check()
 
+    def deliver_raw(self, watch: Watch, record: bytes, now_ns: int) -> None:
+        """Tell one watch, with exactly these bytes; b"" tells nothing. Who is told so hears no longer of everything,
+        as with a first object."""
+        self._stop_everything(watch)
+        if not record:
+            return
+        event = self.event(now_ns, record, _RAW)
+        if record[_TYPE_BYTES] == _META:
+            watch.deliver_unfiltered(event)
+        else:
+            watch.deliver(event)
+
     def _publish_many_raw(self, raw: Sequence[bytes], now_ns: int) -> None:
         if any(record[_TYPE_BYTES] == _META for record in raw):
             for record in raw:

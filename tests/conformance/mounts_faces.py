@@ -1,7 +1,7 @@
 """The faces of the replay of mounts.json: one case's watch, command lines and mount table.
 
 `core` is in memory; `mount` is `post`, `objects` and `queue` of a fresh mount with
-`-o strict,enobufs`. The queue is 512 deep.
+`-o strict,enobufs`; `run` is in mounts_run_face. The queue is 512 deep.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from tests.conformance.fresh_mount import fresh_mount
+from tests.conformance.mounts_run_face import RunMounts, run_mounts
 from wqfs.sim import objects, views
 from wqfs.sim.command import ROOT
 from wqfs.sim.system import System
@@ -29,6 +30,9 @@ class CoreMounts:
         self._system = System(Watches(strict=True), now_ns=0)
         self._watch = self._system.watches.make("", 0, 0, 0)
         self._watch.queue.set_size(DEPTH)
+
+    def mkdir(self, paths: list[str]) -> None:
+        """Nothing: every path is a place."""
 
     def run(self, line: str) -> None:
         """Carry out a command line. Raises OSError for one that is refused."""
@@ -63,6 +67,9 @@ class RealMounts:
         self._folder.mkdir()
         (self._folder / "depth").write_text(f"{DEPTH}\n")
         self._queue = os.open(self._folder / "queue", os.O_RDONLY | os.O_NONBLOCK)
+
+    def mkdir(self, paths: list[str]) -> None:
+        """Nothing."""
 
     def run(self, line: str) -> None:
         _write(self._mount / "post", line)
@@ -104,8 +111,12 @@ def real_mounts() -> Iterator[RealMounts]:
             face.close()
 
 
-Face = CoreMounts | RealMounts
-FACES: dict[str, Callable[[], AbstractContextManager[Face]]] = {"core": core_mounts, "mount": real_mounts}
+Face = CoreMounts | RealMounts | RunMounts
+FACES: dict[str, Callable[[], AbstractContextManager[Face]]] = {
+    "core": core_mounts,
+    "mount": real_mounts,
+    "run": run_mounts,
+}
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
 

@@ -1,5 +1,5 @@
 """Replays who is told what when mounts change:
-`python -m tests.conformance.replay_mounts [--face core|mount] FILE...`
+`python -m tests.conformance.replay_mounts [--face core|mount|run] FILE...`
 
 A file is a list of cases {"name", "why", "steps"}; each case starts with a root mount alone and one
 watch of nothing. A step is one of
@@ -26,6 +26,7 @@ import sys
 from typing import Any
 
 from tests.conformance.mounts_faces import FACES, Face, mountpoints
+from tests.conformance.mounts_run_face import again_inside, is_inside
 from tests.conformance.replay import NotUnderstood, load_cases
 from wqfs.abi import records as r
 from wqfs.abi.errors import Malformed
@@ -41,6 +42,8 @@ def answer(step: Step, face: Face) -> Any:
     """What a step gives; None for one that gives nothing."""
     if "watch" in step:
         return _watch(step, face)
+    if "mkdir" in step:
+        face.mkdir(step["mkdir"])
     return _do(step, face) if "do" in step else None
 
 
@@ -154,6 +157,8 @@ def main() -> int:
     parser.add_argument("files", nargs="+", metavar="FILE")
     arguments = parser.parse_args()
     try:
+        if arguments.face == "run" and not is_inside():
+            return again_inside(arguments.files)
         return replay(arguments.files, arguments.face)
     except NotUnderstood as error:
         print(error, file=sys.stderr)

@@ -59,7 +59,7 @@ _OPEN: Final = 14
 """Open files that there are always."""
 _NODES: Final = (2, 3, 7, 8, 12, 13, 33, 33, 34, 35, 36, 37, 38, 39)
 """Every file that can be read or written, a watch's as those of the watch 1."""
-_SERVED: Final = (fuse.READ, fuse.WRITE, fuse.POLL, fuse.IOCTL, fuse.RELEASE)
+_SERVED: Final = requests.SERVED
 _PAGE: Final = Path(__file__).resolve().parents[2] / "docs/reference/errnos.md"
 
 

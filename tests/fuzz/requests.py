@@ -70,6 +70,10 @@ _U64: Final = (0, 1, 4096, 1 << 31, 1 << 32, (1 << 63) - 1, (1 << 64) - 1)
 _OTHERS: Final = (LOOKUP, GETATTR, SETATTR, MKDIR, UNLINK, RMDIR, fuse.OPEN, fuse.OPEN, fuse.OPEN, fuse.OPEN)
 
 
+SERVED: Final = (fuse.READ, fuse.WRITE, fuse.POLL, fuse.IOCTL, fuse.RELEASE)
+"""What the channel answers itself."""
+
+
 class Request(NamedTuple):
     """message: its bytes; opcode, unique: as in them; broken: whether no kernel could have sent it; size: bytes that
     a READ asks for, or a WRITE brings, -1 where it is broken or none."""
@@ -99,7 +103,7 @@ class Requests:
         caller = dice.choice((0, 0, 0, 7, 0xFFFFFFFF))
         node = nodes.ROOT.number
         if opcode in _OTHERS:
-            node = self._node(opcode)
+            node = self.node(opcode)
         message = (
             fuse.IN_HEADER.pack(fuse.IN_HEADER.size + len(body), opcode, unique, node, caller, caller, 1, 0, 0) + body
         )
@@ -156,7 +160,8 @@ class Requests:
             return opcode, name, -1
         return opcode, struct.pack("=IIQQ", dice.getrandbits(4), 0, self._handle(), dice.choice(_U64)) + bytes(64), -1
 
-    def _node(self, opcode: int) -> int:
+    def node(self, opcode: int) -> int:
+        """The number of a node for such a request: one that is there, or may be, or anything."""
         dice = self._dice
         if opcode in (MKDIR, RMDIR, LOOKUP) and dice.random() < 0.8:
             return nodes.WATCHES.number

@@ -10,6 +10,7 @@
     WQFS_IOC_QUEUED              _IOR('W', 0x74, struct wqfs_queued)
     WQFS_IOC_SETTLE              _IO('W', 0x75)    waits until the queue is drained; flags by value
     WQFS_IOC_WATCH_KEY_AS        _IOW('W', 0x76, struct wqfs_watch_key_as)
+    WQFS_IOC_DELIVER             _IOW('W', 0x77, struct wqfs_deliver)   a record, into this queue alone
 
 A watch ID is 0..255 to add and -1 to remove, as with keyctl(KEYCTL_WATCH_KEY).
 """
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 
 from wqfs.abi.errors import Malformed
 from wqfs.abi.filters import FILTER_HEADER, FILTER_RULE, FILTERS_MAX
+from wqfs.abi.records import split
 
 _NONE, _WRITE, _READ = 0, 1, 2
 _MAGIC = ord("W")
@@ -37,8 +39,9 @@ WATCH_PATH = struct.Struct(f"=i{PATH_MAX}s")  # id, path ended by a zero byte
 WATCH_DEVICES = struct.Struct("=i")  # id
 WATCH_KEY_AS = struct.Struct("=ii64s64s")  # key, id, process, thread, each ended by a zero byte
 QUEUED = struct.Struct("=IIII")  # records, bytes, loss, depth
+DELIVER = struct.Struct("=I128s")  # size, record
 assert (WATCH_KEY.size, WATCH_PATH.size, WATCH_DEVICES.size, QUEUED.size) == (8, 4100, 4, 16)
-assert WATCH_KEY_AS.size == 136
+assert (WATCH_KEY_AS.size, DELIVER.size) == (136, 132)
 
 IOC_WATCH_QUEUE_SET_SIZE = _ioc(_NONE, 0x60, 0)
 IOC_WATCH_QUEUE_SET_FILTER = _ioc(_NONE, 0x61, 0)
@@ -50,6 +53,7 @@ WQFS_IOC_WATCH_DEVICES = _ioc(_WRITE, 0x73, WATCH_DEVICES.size)
 WQFS_IOC_QUEUED = _ioc(_READ, 0x74, QUEUED.size)
 WQFS_IOC_SETTLE = _ioc(_NONE, 0x75, 0)
 WQFS_IOC_WATCH_KEY_AS = _ioc(_WRITE, 0x76, WATCH_KEY_AS.size)
+WQFS_IOC_DELIVER = _ioc(_WRITE, 0x77, DELIVER.size)
 WQFS_SETTLE_READERS = 0x1
 """Flag of WQFS_IOC_SETTLE: also return when nobody has the queue open for reading (any more)."""
 
@@ -62,7 +66,7 @@ SIZED_SET_FILTER: dict[int, int] = {
 OF_WQFS = frozenset(
     (
         *SIZED_SET_FILTER, WQFS_IOC_WATCH_KEY, WQFS_IOC_WATCH_MOUNT, WQFS_IOC_WATCH_SB, WQFS_IOC_WATCH_DEVICES,
-        WQFS_IOC_QUEUED, WQFS_IOC_SETTLE, WQFS_IOC_WATCH_KEY_AS,
+        WQFS_IOC_QUEUED, WQFS_IOC_SETTLE, WQFS_IOC_WATCH_KEY_AS, WQFS_IOC_DELIVER,
     )
 )  # fmt: skip
 """All numbers that a queue knows beside the kernel's two."""
@@ -100,6 +104,19 @@ def decode_watch_key_as(data_untrusted: bytes) -> tuple[int, int, str, str]:
         raise Malformed(8, "expected names of at most 63 bytes and a zero byte")
     process, thread = (name.partition(b"\0")[0].decode("utf-8", "surrogateescape") for name in names)
     return key, watch_id, process, thread
+
+
+def decode_deliver(data_untrusted: bytes) -> bytes:
+    """The record in a struct wqfs_deliver, b"" for none. Raises Malformed unless it is one whole record."""
+    if len(data_untrusted) < DELIVER.size:
+        raise Malformed(len(data_untrusted), f"expected {DELIVER.size} bytes, not {len(data_untrusted)}")
+    size, record = DELIVER.unpack_from(data_untrusted)
+    if size > len(record):
+        raise Malformed(0, f"expected a record of at most {len(record)} bytes, not {size}")
+    records = split(record[:size])
+    if len(records) > 1:
+        raise Malformed(4, f"expected one record, not {len(records)}")
+    return records[0] if records else b""
 
 
 def decode_watch_path(data_untrusted: bytes) -> tuple[int, bytes]:

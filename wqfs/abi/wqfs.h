@@ -39,6 +39,13 @@ struct wqfs_watch_key_as {
 	char thread[64];
 };
 
+/* size: of the record, 8..127 and as its own length says; with 0 nothing is delivered, but the queue ends to hear of
+ * everything, as with its first watched object. EINVAL for another size. */
+struct wqfs_deliver {
+	__u32 size;
+	char record[128];
+};
+
 struct wqfs_queued {
 	__u32 records;		/* queued, the loss record not counted */
 	__u32 bytes;		/* of these; what FIONREAD says on a kernel's notification pipe */
@@ -53,6 +60,10 @@ struct wqfs_queued {
 #define WQFS_IOC_QUEUED		_IOR('W', 0x74, struct wqfs_queued)
 
 #define WQFS_IOC_WATCH_KEY_AS	_IOW('W', 0x76, struct wqfs_watch_key_as)
+
+/* Put one notification record into this queue alone, with the watch's ID that it names: through the queue's filter,
+ * or past it for META. It gets a number of its own, and a line in `log` and `events`. */
+#define WQFS_IOC_DELIVER	_IOW('W', 0x77, struct wqfs_deliver)
 
 /* A barrier: waits until all that was queued has been read, a loss record too. The argument is 0 or
  * WQFS_SETTLE_READERS: then it also returns once nobody has the queue open for reading (open it for

@@ -72,7 +72,8 @@ def _of_type(type_: int, event: str) -> int:
     if not bit and type_ == WatchType.KEY_NOTIFY and event and not set(event) - set(KEYCTL_LETTERS):
         return sum(1 << KEYCTL_LETTERS[letter] for letter in set(event))
     if not bit:
-        raise _unknown(event, [member.name.lower() for member in SUBTYPES[type_]])
+        letters = [f"the letters {''.join(KEYCTL_LETTERS)}"] if type_ == WatchType.KEY_NOTIFY else []
+        raise _unknown(event, [member.name.lower() for member in SUBTYPES[type_]] + letters)
     return bit
 
 

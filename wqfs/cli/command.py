@@ -51,7 +51,7 @@ def parser(command: str, description: str, epilog: str, *, on_mount: bool = True
             "--mount",
             metavar="DIR",
             default=os.environ.get("WQFS_MOUNT"),
-            help="the mount; by default that of WQFS_MOUNT, else the only one there is",
+            help="the mount; by default that of WQFS_MOUNT, else the one that you are in, else the only one there is",
         )
     return made
 
@@ -65,6 +65,11 @@ def seconds(text: str) -> float:
     if not 0 <= value <= 1e9:
         raise argparse.ArgumentTypeError(f"expected seconds such as 10 or 0.5, not {text!r}")
     return value
+
+
+def poll_ms(seconds: float | None) -> float | None:
+    """A time limit as poll(2) takes it, which is an int of milliseconds: 23 days at most. None for ever."""
+    return None if seconds is None else min(max(seconds, 0.0), 2e6) * 1000
 
 
 def count(text: str) -> int:

@@ -1,4 +1,4 @@
-"""Which mount a command is for: --mount DIR, else WQFS_MOUNT, else the only one there is."""
+"""Which mount a command is for: --mount DIR, else WQFS_MOUNT, else the one that we are in, else the only one."""
 
 from __future__ import annotations
 
@@ -7,22 +7,40 @@ from pathlib import Path
 
 from wqfs.cli.command import CommandFailed
 from wqfs.cli.deadline import within
+from wqfs.cli.looking import WORDS, state_of
 from wqfs.fs.mounting import Mounted, mount_table
+
+_LIMIT_S = 2.0
+"""For a mount to answer."""
 
 
 def find_mount(named: str | None) -> Path:
     """The mountpoint. Raises CommandFailed."""
-    if named:
-        path = Path(named)
-        if not os.path.isfile(path / "post") or not os.path.isdir(path / "watches"):
-            raise CommandFailed(f"{named} is no wqfs mount. Mount one with `wqfs {named}`.")
-        return path
+    chosen = Path(named) if named else _the_mount()
+    state = state_of(str(chosen), _LIMIT_S)
+    if state == "none":
+        raise CommandFailed(f"{chosen} is no wqfs mount. Mount one with `wqfs {chosen}`.")
+    if state != "ok":
+        raise CommandFailed(f"{chosen} is {WORDS[state].format(chosen, _LIMIT_S)}.")
+    return chosen
+
+
+def _the_mount() -> Path:
+    """The one that can be meant by who names none."""
     there = mounted()
     if not there:
         raise CommandFailed("no wqfs is mounted. Mount one with `wqfs DIR`, or name it with --mount DIR.")
+    here = Path(os.readlink("/proc/self/cwd"))  # without asking the mount, which may not answer
+    around = [place for place in there if place in (here, *here.parents)]
+    if around:
+        return max(around, key=lambda place: len(place.parts))
     if len(there) > 1:
-        listed = ", ".join(map(str, there))
-        raise CommandFailed(f"there are several mounts ({listed}). Name one with --mount DIR.")
+        # One that is dead, or another user's, cannot be meant.
+        usable = [place for place in there if state_of(str(place), _LIMIT_S) == "ok"]
+        if len(usable) != 1:
+            listed = ", ".join(map(str, usable or there))
+            raise CommandFailed(f"there are several mounts ({listed}). Name one with --mount DIR.")
+        return usable[0]
     return there[0]
 
 

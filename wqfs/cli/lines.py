@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import string
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from wqfs.event import record_of
 _COLORS: Final = {"mount": "32", "sb": "33", "key": "36", "block": "35", "meta": "34"}
 _RED: Final = "1;31"
 _DIM: Final = "2"
+_UNSAFE: Final = re.compile(r"[ \t\n\\]")
 
 
 def is_gap(event: Event) -> bool:
@@ -62,6 +64,8 @@ def _details(event: Event) -> list[str]:
         return ["some events were lost" if count is None else f"{count} events were lost"]
     words: list[str] = []
     if kind in ("mount", "sb"):
+        if "old_mountpoint" in event:
+            words += [*_known(event, "old_mountpoint"), "->"]
         words += _known(event, "mountpoint", "source", "fstype")
         if "error" in event:
             words.insert(0, f"{event['error']}")
@@ -88,7 +92,12 @@ def _details(event: Event) -> list[str]:
 
 
 def _known(event: Event, *names: str) -> list[str]:
-    return [str(event[name]) for name in names if event.get(name)]
+    """Escaped as in mountinfo, so that a blank in one does not look like two."""
+    return [_UNSAFE.sub(_octal, str(event[name])) for name in names if event.get(name)]
+
+
+def _octal(match: re.Match[str]) -> str:
+    return f"\\{ord(match[0]):03o}"
 
 
 def _key(event: Event, name: str, serial: str) -> str:
@@ -113,12 +122,14 @@ class _Fields(dict[str, Any]):
 def formatted(format: str, clock: Clock) -> Callable[[Event], bytes]:
     """A line for a format such as '{time} {event} {mountpoint}'. Raises CommandFailed for a wrong one.
 
-    The names are those of JSON; one that an event has not is empty.
+    The names are those of JSON; one that an event has not is empty. A name may have what text may have in Python:
+    {event:<12}, {source!r}.
     """
     try:
         for _, name, _, _ in string.Formatter().parse(format):
             if name is not None and not name.isidentifier():
                 raise ValueError(f"expected a name in the braces, not {name!r}")
+        format.format_map(_Fields())  # an alignment and a width, or nothing: the values are text
     except ValueError as error:
         raise CommandFailed(f"--format: {error}.") from None
     return lambda event: _encoded(format.format_map(_Fields(_texts(event, clock)))) + b"\n"

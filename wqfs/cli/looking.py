@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from dataclasses import dataclass, field
 
 from wqfs.cli.deadline import TimedOut, within
@@ -13,12 +14,45 @@ Numbers = dict[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One look at a mount. state: `ok`, `dead` (its server is gone), `stuck` (no answer in time), `closed` (not
-    for this user) or `failed`; watches: the numbers of each with `depth`, None where it is not ours to read."""
+    """One look at a mount. state: `ok`, `dead` (its server is gone), `stuck` (no answer in time), `closed` (not for
+    this user), `gone` (unmounted since it was found) or `failed`; watches: the numbers of each with `depth`, None
+    where it is not ours to read."""
 
     state: str
     watches: dict[str, Numbers | None] = field(default_factory=dict)
     metrics: Numbers = field(default_factory=dict)
+
+
+WORDS = {
+    "ok": "answers",
+    "dead": "dead: its server is gone. `wqfs umount {0}` clears it",
+    "stuck": "stuck: no answer within {1:g} s. Its server is stopped; `wqfs umount -l {0}` detaches it",
+    "closed": "closed to you: it was mounted by another user without allow_other",
+    "gone": "not mounted any more",
+    "failed": "broken: it answers with an error",
+}
+"""Each state as a sentence, with the mountpoint and the seconds put in."""
+_STATES = {errno.ENOTCONN: "dead", errno.ECONNABORTED: "dead", errno.EACCES: "closed", errno.EPERM: "closed",
+           errno.ENOENT: "gone"}  # fmt: skip
+
+
+def state_of(mountpoint: str, seconds: float) -> str:
+    """The state alone, without looking at the watches; `none` where no mount of wqfs is."""
+    try:
+        answer = within(seconds, lambda: _is_ours(mountpoint))
+    except OSError as error:
+        return _STATES.get(error.errno or 0, "failed")
+    if isinstance(answer, TimedOut):
+        return "stuck"
+    return "ok" if answer else "none"
+
+
+def _is_ours(mountpoint: str) -> bool:
+    try:
+        os.statvfs(mountpoint)  # no cache answers it
+        return all(stat.S_ISREG(os.stat(os.path.join(mountpoint, name)).st_mode) for name in ("post", "metrics"))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def look(mountpoint: str, seconds: float) -> Look:
@@ -26,8 +60,7 @@ def look(mountpoint: str, seconds: float) -> Look:
     try:
         answer = within(seconds, lambda: _ask(mountpoint))
     except OSError as error:
-        states = {errno.ENOTCONN: "dead", errno.ECONNABORTED: "dead", errno.EACCES: "closed", errno.EPERM: "closed"}
-        return Look(states.get(error.errno or 0, "failed"))
+        return Look(_STATES.get(error.errno or 0, "failed"))
     if isinstance(answer, TimedOut):
         return Look("stuck")
     return Look("ok", *answer)

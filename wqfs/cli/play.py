@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -116,16 +114,16 @@ def _mount(given: argparse.Namespace) -> Iterator[Path]:
     if not given.private:
         yield find_mount(given.mount)
         return
-    with tempfile.TemporaryDirectory(prefix="wqfs-play-") as folder:
-        done = subprocess.run(
-            [sys.executable, "-m", "wqfs.cli", "mount", folder], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise CommandFailed(f"cannot mount: {done.stderr.strip() or f'exit code {done.returncode}'}")
-        try:
-            yield Path(folder)
-        finally:
-            subprocess.run(["fusermount3", "-uz", "--", folder], check=False)
+    from wqfs.testing.server import PrivateServer
+
+    try:
+        server = PrivateServer(prefix="wqfs-play-")
+    except RuntimeError as error:
+        raise CommandFailed(f"{error}") from None
+    try:
+        yield server.path
+    finally:
+        server.close()
 
 
 # -- running it

@@ -182,7 +182,7 @@ class Player:
             try:
                 data = data[os.write(self._post, data) :]
             except OSError as error:
-                raise CommandFailed(f"{step}: refused: {refusal(self._mount, error)}.") from None
+                raise CommandFailed(f"{step}: refused: {refusal(self._mount, error, *lines)}.") from None
 
     def _run_one(self, occurrence: Occurrence, outcome: Outcome) -> list[Failure]:
         step = occurrence.step
@@ -209,7 +209,7 @@ class Player:
         except OSError as error:
             if error.errno == getattr(errno, wanted):
                 return []
-            return [Failure(step, f"{wanted} for {line!r}", [refusal(self._mount, error)], False)]
+            return [Failure(step, f"{wanted} for {line!r}", [refusal(self._mount, error, line)], False)]
         return [Failure(step, f"{wanted} for {line!r}", ["it was carried out"], False)]
 
     def _write_records(self, data: bytes, step: str) -> None:

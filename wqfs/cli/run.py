@@ -24,6 +24,8 @@ from wqfs.fs.options import UsageError, parse_options
 
 EXIT_FAILED: Final = 125
 _PRIVATE: Final = "strict,enobufs"
+_NUMBERS: Final = 1 << 29
+"""Numbers of system calls are below."""
 
 
 def make_parser() -> Parser:
@@ -48,6 +50,28 @@ def make_parser() -> Parser:
         default=[],
         help="further options of the private mount, as of `wqfs mount`",
     )
+    options.add_argument(
+        "--mounts",
+        choices=("kernel", "simulated"),
+        default="kernel",
+        help="simulated: mount(2), umount2, move_mount, open_tree, mount_setattr, fsopen, fspick, fsconfig and fsmount "
+        "act on the mount's own tree (sim/mountinfo), not the machine's, and nobody is refused for want of privilege; "
+        "what reads /proc/self/mountinfo still sees the machine's own. kernel (the default): they go to the kernel",
+    )
+    for name in ("watch_mount", "watch_sb"):
+        options.add_argument(
+            f"--{name.replace('_', '-')}-nr",
+            metavar="N",
+            type=_number,
+            help=f"let the system call with number N be {name} of the kernel series of 2020, on the mount's own tree",
+        )
+    options.add_argument(
+        "--keys",
+        choices=("simulated", "kernel"),
+        default="simulated",
+        help="whose keys and keyrings the program has: those of the mount, or the kernel's own, of which only watching "
+        "is answered, with events made from what the program does (default: simulated)",
+    )
     options.add_argument("--trace", action="store_true", help="print each answered call, as strace(1) does")
     options.add_argument(
         "--wait-for-keys",
@@ -62,6 +86,16 @@ def make_parser() -> Parser:
         help="the program, and its arguments; `--` may stand before",
     )
     return options
+
+
+def _number(text: str) -> int:
+    number = int(text, 0)
+    if not 0 <= number < _NUMBERS:
+        raise ValueError
+    return number
+
+
+_number.__name__ = "number of a system call"  # what argparse says was expected
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -82,6 +116,8 @@ def _main(arguments: Sequence[str]) -> int:
         options.error("expected a PROGRAM to run")
     if given.mount and given.options:
         options.error("-o is for a private mount, not for --mount")
+    if given.wait_for_keys and given.keys == "kernel":
+        options.error("--wait-for-keys is for simulated keys: the kernel constructs its own")
     if importlib.util.find_spec("seccompy") is None:
         raise CommandFailed("the package seccompy is missing: pip install 'wqfs[run]'.")
     from wqfs.run import numbers
@@ -100,8 +136,16 @@ def _run(given: argparse.Namespace, machine: Machine, mount: Path, keep: frozens
     from wqfs.run import launch, trap
     from wqfs.run.supervisor import Settings
 
-    traps = trap.Traps(machine)
-    settings = Settings(machine, trace=given.trace, wait_for_keys=given.wait_for_keys)
+    more = {"watch_mount": given.watch_mount_nr, "watch_sb": given.watch_sb_nr}
+    named = {name: number for name, number in more.items() if number is not None}
+    try:
+        machine = machine.with_calls(named)
+    except ValueError as error:
+        raise CommandFailed(f"--watch-mount-nr or --watch-sb-nr: {error}.") from None
+    traps = trap.Traps(machine, tuple(named.values()), mounts=given.mounts == "simulated")
+    settings = Settings(
+        machine, trace=given.trace, wait_for_keys=given.wait_for_keys, kernel_keys=given.keys == "kernel"
+    )
     return launch.run(launch.Run(given.program, mount, traps, settings), keep)
 
 

@@ -73,7 +73,7 @@ def _settle_one(watch: Path, flags: int, *, must_be_there: bool) -> None:
         return
     try:
         fcntl.ioctl(queue, WQFS_IOC_SETTLE, flags)
-    except BrokenPipeError:
+    except (BrokenPipeError, ConnectionAbortedError):
         raise CommandFailed("the mount ended before its queues were read.") from None
     except OSError as error:
         raise CommandFailed(f"{watch.name}: {error.strerror}.") from None

@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -16,10 +16,14 @@ from wqfs.abi.filters import Filter
 from wqfs.cli.command import CommandFailed
 from wqfs.cli.finding import find_mount
 from wqfs.cli.watching import Event, EventLines, OwnWatch
-from wqfs.client import FilterTextError, Queue
+from wqfs.client import Event as ClientEvent
+from wqfs.client import FilterTextError, KeyEvent, KeySubtype, Queue
+from wqfs.client.native import keyctl_describe
 from wqfs.event import Event as NumberedEvent
 
 _SPECIAL_KEYS = {"@t": -1, "@p": -2, "@s": -3, "@u": -4, "@us": -5, "@g": -6}
+
+_NAMES_MAX = 4096
 
 
 class Source(Protocol):
@@ -125,7 +129,7 @@ def kernel_source(
                     queue.watch_key(key, watch_id)
                 except OSError as error:
                     raise CommandFailed(f"the kernel refuses to watch key {key}: {error.strerror}.") from None
-            yield _KernelEvents(queue, f"watching {', '.join(objects) or 'key @s'} in the kernel")
+            yield KernelEvents(queue, f"watching {', '.join(objects) or 'key @s'} in the kernel", dict(keys))
     except FilterTextError as error:
         raise CommandFailed(f"--filter: {error}.") from None
     except OSError as error:
@@ -152,13 +156,18 @@ def _key_line(line: str) -> tuple[int, int]:
     )
 
 
-class _KernelEvents:
-    """The kernel's records in the words of `events`: numbered here, with the time of reading."""
+class KernelEvents:
+    """The kernel's records in the words of `events`: numbered here, with the time of reading and the names that
+    keys have then."""
 
-    def __init__(self, queue: Queue, said: str) -> None:
+    def __init__(self, queue: Queue, said: str, watched: Iterable[int] = ()) -> None:
+        """watched: keys whose names are asked for now, for one that was revoked has none."""
         self._queue = queue
         self.said = said
         self._number = 0
+        self._names: dict[int, tuple[str, str]] = {}
+        for key in watched:
+            self._name(key)
 
     def fileno(self) -> int:
         return self._queue.fileno()
@@ -171,5 +180,26 @@ class _KernelEvents:
         found: list[Event] = []
         for record in records:
             self._number += 1
-            found.append(json.loads(NumberedEvent(self._number, time.time_ns(), record.raw, {}).line()))
+            event = NumberedEvent(self._number, time.time_ns(), record.raw, self._names_of(record))
+            found.append(json.loads(event.line()))
         return found or None
+
+    def _names_of(self, record: ClientEvent) -> dict[str, str | int | bool]:
+        names: dict[str, str | int | bool] = {}
+        if isinstance(record, KeyEvent):
+            if named := self._name(record.key_id):
+                names["key_type"], names["description"] = named
+            if record.subtype in (KeySubtype.LINKED, KeySubtype.UNLINKED) and (named := self._name(record.aux)):
+                names["aux_description"] = named[1]
+        return names
+
+    def _name(self, key: int) -> tuple[str, str] | None:
+        """Type and description, which a key keeps for its life."""
+        if key not in self._names:
+            try:
+                self._names[key] = keyctl_describe(key)
+            except OSError:
+                return None
+            if len(self._names) > _NAMES_MAX:
+                del self._names[next(iter(self._names))]
+        return self._names[key]

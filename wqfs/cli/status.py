@@ -8,18 +8,11 @@ from collections.abc import Sequence
 from wqfs.cli import tables
 from wqfs.cli.command import EXIT_ERROR, EXIT_OK, Parser, parser
 from wqfs.cli.finding import named_mount, wqfs_mounts
-from wqfs.cli.looking import Look, look
+from wqfs.cli.looking import WORDS, Look, look
 from wqfs.fs.mounting import Mounted
 
 _LIMIT_S = 2.0
 _COLUMNS = ("depth", "queued", "posted", "delivered", "lost", "filtered", "readers", "pollers")
-_WORDS = {
-    "ok": "answers",
-    "dead": "dead: its server is gone. `wqfs umount {0}` clears it",
-    "stuck": f"stuck: no answer within {_LIMIT_S:g} s. Its server is stopped; `wqfs umount -l {{0}}` detaches it",
-    "closed": "closed to you: it was mounted by another user without allow_other",
-    "failed": "answers with an error",
-}
 
 
 def make_parser() -> Parser:
@@ -70,7 +63,7 @@ def _as_json(mount: Mounted, seen: Look) -> dict[str, object]:
 
 
 def _as_text(mount: Mounted, seen: Look, colour: bool) -> list[str]:
-    state = _WORDS[seen.state].format(mount.mountpoint)
+    state = WORDS[seen.state].format(mount.mountpoint, _LIMIT_S)
     shade = {"ok": tables.GREEN, "closed": tables.YELLOW}.get(seen.state, tables.RED)
     lines = [
         f"{tables.coloured(tables.printable(mount.mountpoint), tables.BOLD, colour)}  "

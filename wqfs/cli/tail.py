@@ -14,7 +14,7 @@ from pathlib import Path
 
 from wqfs.abi.filters import Filter
 from wqfs.cli import choosing, lines, tables
-from wqfs.cli.command import EXIT_LOST, EXIT_OK, EXIT_TIMED_OUT, CommandFailed, Parser, count, parser, seconds
+from wqfs.cli.command import EXIT_LOST, EXIT_OK, EXIT_TIMED_OUT, CommandFailed, Parser, count, parser, poll_ms, seconds
 from wqfs.cli.sources import Source, kernel_source, watch_source
 from wqfs.cli.watching import Event
 from wqfs.event import record_of
@@ -146,6 +146,8 @@ class _Tail:
         while True:
             events = self._source.events()
             if events is None:
+                if not given.quiet:
+                    print("wqfs tail: it has ended: the watch or the mount was removed", file=sys.stderr)
                 break
             if events:
                 if self._show(events):
@@ -157,7 +159,7 @@ class _Tail:
             if left is not None and left <= 0 and deadline is not None and time.monotonic() >= deadline:
                 timed_out = True
                 break
-            ready = poll.poll(None if left is None else max(0.0, left) * 1000)
+            ready = poll.poll(poll_ms(left))
             if any(fd == sys.stdout.fileno() for fd, _ in ready):
                 raise BrokenPipeError
             if not ready:

@@ -18,7 +18,7 @@ from wqfs.cli import tables
 from wqfs.cli.command import EXIT_OK, CommandFailed, Parser, parser, seconds
 from wqfs.cli.deadline import stuck_children
 from wqfs.cli.finding import find_mount, named_mount
-from wqfs.cli.looking import Look, look
+from wqfs.cli.looking import WORDS, Look, look
 
 _LIMIT_S = 1.0
 _KEYS = ("name", "used", "posted", "delivered", "lost", "readers", "pollers")
@@ -58,7 +58,8 @@ class _Top:
         """The table, a line each."""
         (then, old), (now, new) = self.before, self.now
         if new.state != "ok":
-            return [tables.coloured(f"{self.mountpoint}: {new.state}; see `wqfs status`", tables.RED, self.colour)]
+            said = f"{tables.printable(self.mountpoint)} is {WORDS[new.state].format(self.mountpoint, _LIMIT_S)}"
+            return [tables.coloured(said, tables.RED, self.colour)]
         span = now - then if old.state == "ok" else 0.0
         rows = []
         for name, numbers in new.watches.items():
@@ -89,6 +90,15 @@ class _Top:
                 drawn[at] = tables.coloured(drawn[at], tables.RED, self.colour)
         return [head, tables.coloured(drawn[0], tables.BOLD, self.colour), *drawn[1:]]
 
+    def screen(self) -> list[str]:
+        """The table with the keys below it."""
+        order = f"by {self.sort}, reversed" if self.reverse else f"by {self.sort}"
+        return [
+            *self.lines(),
+            "",
+            tables.coloured(f"{order}; s: another order, r: reverse, q: end", tables.DIM, self.colour),
+        ]
+
     def key(self, key: str) -> bool:
         """Do what a key says; returns whether to go on."""
         if key == "s":
@@ -111,11 +121,14 @@ def main(arguments: Sequence[str]) -> int:
     live = sys.stdout.isatty() and sys.stdin.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     top.look()
     if top.now[1].state != "ok":
-        raise CommandFailed(f"{place} does not answer ({top.now[1].state}). See `wqfs status`.")
+        raise CommandFailed(f"{place} is {WORDS[top.now[1].state].format(place, _LIMIT_S)}.")
     if given.once or not live:
         while True:
             time.sleep(given.delay)
             top.look()
+            state = top.now[1].state
+            if state not in ("ok", "stuck"):
+                raise CommandFailed(f"{place} is {WORDS[state].format(place, _LIMIT_S)}.")
             print("\n".join(top.lines()), flush=True)
             if given.once:
                 return EXIT_OK
@@ -127,18 +140,18 @@ def main(arguments: Sequence[str]) -> int:
 
 def _live(top: _Top, delay: float, resized: int) -> None:
     while True:
-        _draw(top.lines())
+        _draw(top.screen())
         due = time.monotonic() + delay
         while (left := due - time.monotonic()) > 0:
             ready, _, _ = select.select([0, resized], [], [], left)
             if resized in ready:
                 os.read(resized, 512)
-                _draw(top.lines())
+                _draw(top.screen())
             if 0 in ready:
                 keys = os.read(0, 64).decode("ascii", "replace") or "q"
                 if not all(top.key(key) for key in keys):
                     return
-                _draw(top.lines())
+                _draw(top.screen())
         top.look()
 
 
@@ -157,20 +170,36 @@ def _cut(line: str, width: int) -> str:
 
 @contextmanager
 def _screen() -> Iterator[int]:
-    """The terminal as a screen of ours, given back at the end; yields a descriptor that is readable when its
-    size has changed."""
+    """The terminal as a screen of ours, given back at the end and while we are stopped by Ctrl-Z; yields a descriptor
+    that is readable when it is to be drawn anew: its size has changed, or we go on."""
     before = termios.tcgetattr(0)
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     old_handler = signal.signal(signal.SIGWINCH, lambda number, frame: None)
     old_fd = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    try:
+
+    def enter() -> None:
         tty.setcbreak(0)
         sys.stdout.write(_ENTER)
-        yield reader
-    finally:
+
+    def leave() -> None:
         termios.tcsetattr(0, termios.TCSADRAIN, before)
         sys.stdout.write(_LEAVE)
         sys.stdout.flush()
+
+    def stop(number: int, frame: object) -> None:
+        leave()
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTSTP)  # here we stop, and go on with SIGCONT
+        signal.signal(signal.SIGTSTP, stop)
+        enter()
+
+    old_stop = signal.signal(signal.SIGTSTP, stop)
+    try:
+        enter()
+        yield reader
+    finally:
+        signal.signal(signal.SIGTSTP, old_stop)
+        leave()
         signal.set_wakeup_fd(old_fd)
         signal.signal(signal.SIGWINCH, old_handler)
         os.close(reader)

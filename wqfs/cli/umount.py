@@ -80,9 +80,9 @@ def _busy(mount: Mounted) -> str:
 
 
 def users_of(mount: Mounted) -> Iterator[tuple[int, str, str]]:
-    """(pid, name, what it has there) of processes that use a mount, as far as /proc tells this user. The mount
-    itself is not touched: descriptors are told by their mount's number."""
-    for pid in (int(name) for name in os.listdir("/proc") if name.isdecimal()):
+    """(pid, name, what it has there) of other processes that use a mount, as far as /proc tells this user. The
+    mount itself is not touched: descriptors are told by their mount's number."""
+    for pid in (int(name) for name in os.listdir("/proc") if name.isdecimal() and int(name) != os.getpid()):
         with suppress(OSError, ValueError):
             what = _use(pid, mount)
             if what:

@@ -108,7 +108,8 @@ def _write(mount: Path, file: Path, text: str) -> None:
         finally:
             os.close(fd)
     except OSError as error:
-        raise CommandFailed(f"{file.name} {text!r}: {refusal(mount, error)}.") from None
+        said = refusal(mount, error, text)  # which begins with the file's name, if `errors` had it
+        raise CommandFailed(f"{said if said.startswith(file.name) else f'{file.name} {text!r}: {said}'}.") from None
 
 
 def _list(mount: Path, *, as_json: bool) -> None:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from wqfs.cli.command import CommandFailed
+from wqfs.cli.command import CommandFailed, poll_ms
 
 Event = dict[str, Any]
 _READ = 1 << 20
+_SAME_NAME_MAX = 1024
+_ERRORS_LINE = re.compile(r"\S+ uid=\d+ pid=(\d+) (.*)")
+_SHOWN = 200
+"""Characters of a line that `errors` shows."""
 
 
 class EventLines:
@@ -42,11 +47,7 @@ class OwnWatch:
 
     def __init__(self, mount: Path, name: str, objects: Sequence[str], rules: Sequence[str], depth: int | None) -> None:
         self._mount = mount
-        self.folder = mount / "watches" / f"{name}-{os.getpid()}"
-        try:
-            self.folder.mkdir()
-        except OSError as error:
-            raise CommandFailed(f"cannot make a watch in {self.folder.parent}: {error.strerror}.") from None
+        self.folder = _new_folder(mount / "watches", f"{name}-{os.getpid()}")
         self._fd = -1
         try:
             for file, lines in (
@@ -67,7 +68,7 @@ class OwnWatch:
             try:
                 (self.folder / file).write_bytes(os.fsencode(line + "\n"))
             except OSError as error:
-                raise CommandFailed(f"{file} of the watch: {refusal(self._mount, error)}.") from None
+                raise CommandFailed(f"{file} of the watch: {refusal(self._mount, error, line)}.") from None
 
     def fileno(self) -> int:
         return self._fd
@@ -95,13 +96,32 @@ class OwnWatch:
             pass  # the mount may be gone, and the watch with it
 
 
-def refusal(mount: Path, error: OSError) -> str:
-    """Why a write to a control file was refused, in the words of `errors` if it has them for this process."""
+def _new_folder(parent: Path, name: str) -> Path:
+    """A new folder called so, or with a number behind: processes of several containers may have the same pid."""
+    for number in range(1, _SAME_NAME_MAX):
+        folder = parent / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise CommandFailed(f"cannot make a watch in {parent}: {error.strerror}.") from None
+        return folder
+    raise CommandFailed(f"cannot make a watch in {parent}: {name} and {_SAME_NAME_MAX} like it are there.")
+
+
+def refusal(mount: Path, error: OSError, *lines: str) -> str:
+    """Why a write of some of `lines` to a control file was refused, in the words of `errors` if it has them."""
     try:
-        last = (mount / "errors").read_text(errors="replace").splitlines()[-1]
-    except (OSError, IndexError):
-        return str(error.strerror)
-    return last.partition(f" pid={os.getpid()} ")[2] or str(error.strerror)
+        kept = (mount / "errors").read_text(errors="replace").splitlines()
+    except OSError:
+        return str(error.strerror)  # another user's mount
+    found = [match for match in map(_ERRORS_LINE.fullmatch, reversed(kept)) if match]
+    # By the line, else by the pid: which is not ours there when we are in a container and the server is not.
+    ends = tuple(f"]: {line[:_SHOWN]}" for line in lines if line)
+    named = [match for match in found if match[2].endswith(ends)] if ends else []
+    named += [match for match in found if match[1] == str(os.getpid())]
+    return str(named[0][2] if named else error.strerror)
 
 
 def wait_readable(watches: Sequence[OwnWatch], seconds: float) -> None:
@@ -109,4 +129,4 @@ def wait_readable(watches: Sequence[OwnWatch], seconds: float) -> None:
     poll = select.poll()
     for watch in watches:
         poll.register(watch, select.POLLIN)
-    poll.poll(max(0.0, seconds) * 1000)
+    poll.poll(poll_ms(seconds))

@@ -17,6 +17,7 @@ import select
 import sys
 import termios
 import time
+import warnings
 from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
@@ -34,6 +35,7 @@ _READ_SIZE: Final = 16 * 1024
 _O_NOTIFICATION_PIPE: Final = os.O_EXCL
 _NO_WATCH: Final = -1
 _FOREVER: Final = None
+_POLL_MAX_S: Final = 2e6  # poll(2) takes an int of milliseconds
 
 
 class Queue:
@@ -66,11 +68,18 @@ class Queue:
 
         path: a file `queue`, or the folder with it: a mountpoint, where each open makes a fresh pipe, or a
         watch's folder `watches/NAME`. depth, filter: as for `set_depth`, `set_filter`; by default left as
-        they are. Raises OSError, and for a filter in words ValueError.
+        they are. Raises OSError, ENOTTY for a file that is no queue, and for a filter in words ValueError.
         """
         if os.path.isdir(path):
             path = os.path.join(path, "queue")
         queue = cls(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+        try:
+            queue.queued_bytes()
+        except OSError as error:
+            queue.close()
+            if error.errno != errno.ENOTTY:
+                raise
+            raise OSError(errno.ENOTTY, "expected a queue of wqfs", os.fspath(path)) from None
         return queue._prepared(depth, filter)
 
     @classmethod
@@ -121,6 +130,11 @@ class Queue:
         os.close(fd)
         if self._write_end is not None:
             os.close(self._write_end)
+
+    def __del__(self) -> None:
+        if getattr(self, "_fd", -1) >= 0:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            self.close()
 
     def __enter__(self) -> Self:
         return self
@@ -262,7 +276,7 @@ class Queue:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 raise TimeoutError(errno.ETIMEDOUT, f"no event within {timeout:g} s")
-            poll.poll(None if left is None else left * 1000)
+            poll.poll(None if left is None else min(left, _POLL_MAX_S) * 1000)
 
     def __iter__(self) -> Self:
         return self

@@ -23,5 +23,7 @@ privileges, keeper   becoming a service user for good, and the process that stay
 handover    a mount that goes over a socket to another process, which serves it
 options     the mount command's arguments
 session     one mount being served: its tasks, and the ways in which it ends
+streams     the standard streams, where some were closed
 daemon      the process: background, exit codes, log
+logs        a log that neither floods nor waits
 """

@@ -90,13 +90,17 @@ class CallerMemory:
         asked = self._asked[uid]
         while asked:
             caller, address, take = asked[0]
+            process = None
             async with self._limiter:
-                process = await _start(command(caller, address))
-                answer = await _answer_of(process, address)
+                try:
+                    process = await _start(command(caller, address))
+                    answer = await _answer_of(process, address)
+                except OSError as error:  # no descriptor, no process to be had
+                    answer = OSError(errno.ENOMEM, f"no process can be started to read the filter: {error.strerror}")
             asked.popleft()
             take(answer)
             self._answered()
-            if process.returncode is None:
+            if process is not None and process.returncode is None:
                 await self._wait_for(process, uid)
         del self._asked[uid]
 

@@ -26,7 +26,6 @@ from typing import Final
 from wqfs.abi import fuse
 from wqfs.fs.channel_limits import MAX_PAGES, MAX_WRITE
 from wqfs.fs.handles.base import Caller, Handle, Source, Wait
-from wqfs.fs.seldom import Seldom
 from wqfs.fs.shares import Shares
 
 log = logging.getLogger(__name__)
@@ -80,7 +79,6 @@ class Channel:
         self.opened = Shares(max_user_handles)
         self.opened_by: dict[int, int] = {}
         """Of the handles that count for a user, the user; filled by who opens them, with `opened`."""
-        self._refused = Seldom(log)
         self._clock = clock
         self.handles: dict[int, Handle] = {}
         self.ready: list[Source] = []
@@ -160,11 +158,11 @@ class Channel:
         if unique in self.waiting:
             raise ValueError(f"expected a number that no request has that waits, not {unique}")
         if len(self.waiting) >= self._max_waiting:
-            self._refused.warning("a call was refused: %d wait already, the limit max_waiting", self._max_waiting)
+            log.warning("a call was refused: %d wait already, the limit max_waiting", self._max_waiting)
             self._error(unique, errno.ENOMEM)
         elif self._waits.full(uid):
             limit = self._waits.most
-            self._refused.warning("a call of user %d was refused: %d wait, the limit max_user_waiting", uid, limit)
+            log.warning("a call of user %d was refused: %d wait, the limit max_user_waiting", uid, limit)
             self._error(unique, errno.EDQUOT)
         else:
             self._waits.take(uid)

@@ -14,7 +14,8 @@ from wqfs.abi import filter_text
 from wqfs.fs.handles.base import Caller
 from wqfs.fs.handles.lines import LineRefused
 from wqfs.queue import DEPTH_MAX, SizeRefused
-from wqfs.sim import key_calls, objects
+from wqfs.sim import calls, objects
+from wqfs.sim.call_arguments import Constructing
 from wqfs.sim.command import Actor
 from wqfs.sim.errors import Refused
 from wqfs.sim.system import System
@@ -84,13 +85,14 @@ class Control:
         )
         arguments = [each.encode("latin-1") if isinstance(each, str) else each for each in request["args"]]
         try:
-            self._be(actor)
-            answer = key_calls.call(self._system, actor, request["call"], arguments, now_ns)
+            if calls.is_about_keys(request["call"]):
+                self._be(actor)
+            answer = calls.call(self._system, actor, request["call"], arguments, now_ns)
         except Refused as refused:
             return {"errno": refused.errno, "reason": refused.reason}
         if isinstance(answer, bytes):
             return {"data": answer.decode("latin-1")}
-        if isinstance(answer, key_calls.Constructing):
+        if isinstance(answer, Constructing):
             return {"constructing": answer.serial}
         return {"value": answer}
 

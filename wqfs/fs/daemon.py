@@ -7,6 +7,7 @@ the mount would hang a systemd automount, which lets only the mounter's process 
 
 from __future__ import annotations
 
+import errno
 import faulthandler
 import logging
 import logging.handlers
@@ -20,9 +21,11 @@ from typing import Final
 from wqfs import __version__
 from wqfs.fs import handover, privileges
 from wqfs.fs.keeper import Keeper
+from wqfs.fs.logs import Flood, Syslog
 from wqfs.fs.mounting import MountFailed, mount, taken_over, unmount
 from wqfs.fs.options import CommandLine, Options, UsageError, parse_command_line, parse_options
 from wqfs.fs.privileges import Identity
+from wqfs.fs.streams import open_missing_streams
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +71,7 @@ options
   max_memory=MIB  MiB of events and texts kept for readers (default 256): beyond it the largest `log` is
                   cut, the longest `events` loses, and a read of another text is ENOMEM
   max_mounts=N    simulated mounts (default 100000), ENOSPC beyond
-  max_keys=N      simulated keys of all users (default 1000000), EDQUOT beyond
+  max_keys=N      simulated keys of all users (default 100000), EDQUOT beyond
   max_processes=N simulated processes and threads (default 32768), ENOMEM beyond
   max_devices=N   simulated block devices (default 16384), ENOSPC beyond
   allow_other     other users may use the mount; for anyone but root it needs user_allow_other in
@@ -88,6 +91,7 @@ exit codes: 0 mounted; 1 usage or permission; 2 system error; 32 mount failed
 def main(arguments: Sequence[str] | None = None, program: str = "mount_wqfs.py") -> int:
     """The mount command. arguments: without the program's name, sys.argv's by default. Returns
     the exit code; in the background form the parent's."""
+    open_missing_streams()
     try:
         line = parse_command_line(sys.argv[1:] if arguments is None else arguments, program)
     except UsageError as error:
@@ -169,10 +173,14 @@ def _run(line: CommandLine, program: str, on_started: Callable[[], object] | Non
             ours=ours,
             privileged=privileged,
         )
-    except Exception:
-        log.exception("%s: the daemon ends on a fault of its own", mountpoint)
+    except Exception as error:
         if ours:
             unmount(mountpoint, lazy=True, by=privileged.try_unmount)
+        if _is_out_of_files(error):
+            return _complain(
+                program, f"{mountpoint}: too many open files: let wqfs have 64 descriptors (ulimit -n 64).", EXIT_SYSTEM
+            )
+        log.exception("%s: the daemon ends on a fault of its own", mountpoint)
         return _complain(program, f"{mountpoint}: ended by a fault of wqfs's own; the log has it.", EXIT_SYSTEM)
     finally:
         if keeper is not None:
@@ -191,6 +199,12 @@ def _identity(options: Options, *, ours: bool) -> Identity | None:
     if ours and not options.allow_other:
         raise UsageError("Option user needs allow_other: without it only root could look into the mount.")
     return privileges.identity_of(options.user)
+
+
+def _is_out_of_files(error: Exception) -> bool:
+    if isinstance(error, ExceptionGroup):  # trio's
+        return any(isinstance(each, Exception) and _is_out_of_files(each) for each in error.exceptions)
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
 
 
 def _foreground_started(mountpoint: str) -> None:
@@ -234,9 +248,11 @@ def _log_to(line: CommandLine, *, background: bool) -> None:
         handlers.append(logging.StreamHandler())
     elif os.path.exists("/dev/log"):
         with suppress(OSError):
-            syslog = logging.handlers.SysLogHandler("/dev/log", logging.handlers.SysLogHandler.LOG_DAEMON)
+            syslog = Syslog("/dev/log", Syslog.LOG_DAEMON)
             syslog.ident = f"wqfs[{os.getpid()}]: "
             handlers.append(syslog)
+    for handler in handlers:
+        handler.addFilter(Flood())
     logging.basicConfig(
         level=logging.DEBUG if line.debug else logging.INFO,
         format="%(levelname)s %(name)s: %(message)s",

@@ -98,6 +98,7 @@ class Filesystem:
                 keys=options.max_keys,
                 processes=options.max_processes,
                 devices=options.max_devices,
+                descriptors=options.max_handles,
             ),
         )
         self._real_ns = now_ns
@@ -125,6 +126,7 @@ class Filesystem:
             fetch=fetch,
             watch_object=self.control.watch_object,
             watch_key_as=self.control.watch_key_as,
+            deliver=lambda watch, record: self.watches.deliver_raw(watch, record, self.now_ns()),
             released=self._released,
             complain=self.refusals.add,
         )
@@ -245,7 +247,7 @@ class Filesystem:
         if place is nodes.RECORDS:
             return RecordsHandle(self._deliver_raw, self.refusals.add)
         if place is nodes.CALLS:
-            return CallsHandle(self._call, self.refusals.add)
+            return CallsHandle(self._call, self.refusals.add, self._kept_texts)
         if place is nodes.MOUNTINFO:
             if self._mount_source is None:
                 self._mount_source = Source(self.mount_changes, self.channel.ready)

@@ -41,7 +41,6 @@ from pyfuse3 import (
 from wqfs.fs import nodes
 from wqfs.fs.filesystem import Filesystem, OpenRefused
 from wqfs.fs.nodes import Place
-from wqfs.fs.seldom import Seldom
 from wqfs.watch import Watch, WatchRefused
 
 log = logging.getLogger(__name__)
@@ -82,7 +81,6 @@ class Names(pyfuse3.Operations):
         super().__init__()
         self._fs = filesystem
         self._started_ns = time.time_ns()
-        self._refused = Seldom(log)
         self._listings: dict[int, tuple[Place, int, int, int]] = {}
         """Open directories: place, number of its watch, and who opened it. Not what was in them: a thousand of
         `watches` open, each with the names of its moment, would be memory without a bound."""
@@ -186,7 +184,7 @@ class Names(pyfuse3.Operations):
         try:
             self._fs.open_directory(ctx.uid)
         except OpenRefused as error:
-            self._refused.warning("open of %s refused: %s", place.path or "the root", error.strerror)
+            log.warning("open of %s refused: %s", place.path or "the root", error.strerror)
             raise FUSEError(error.errno or errno.EIO) from None
         self._last_listing += 1
         self._listings[self._last_listing] = (place, watch.number if watch else 0, ctx.uid, ctx.gid)
@@ -194,7 +192,10 @@ class Names(pyfuse3.Operations):
 
     @_guarded
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
-        place, number, uid, gid = self._listings[fh]
+        opened = self._listings.get(fh)
+        if opened is None:
+            raise FUSEError(errno.EBADF)
+        place, number, uid, gid = opened
         if place is nodes.WATCHES:
             # In the order of their numbers, which are never used again: what is there all the time comes once.
             watches = self._fs.watches
@@ -238,7 +239,7 @@ class Names(pyfuse3.Operations):
         try:
             watch = self._fs.make_watch(os.fsdecode(name), ctx.uid, ctx.gid)
         except WatchRefused as error:
-            self._refused.warning("mkdir %r of user %d refused: %s", os.fsdecode(name), ctx.uid, error.strerror)
+            log.warning("mkdir %r of user %d refused: %s", os.fsdecode(name), ctx.uid, error.strerror)
             raise FUSEError(error.errno or errno.EIO) from None
         return self._attributes(nodes.WATCH, watch, ctx.uid, ctx.gid)
 
@@ -306,7 +307,7 @@ class Names(pyfuse3.Operations):
         try:
             fh = self._fs.open(place, watch, flags, (ctx.uid, ctx.gid, ctx.pid))
         except (OpenRefused, WatchRefused) as error:
-            self._refused.warning("open of %s refused: %s", place.path or "the root", error.strerror)
+            log.warning("open of %s refused: %s", place.path or "the root", error.strerror)
             raise FUSEError(error.errno or errno.EIO) from None
         # The channel puts the handle's own flags into the reply.
         return FileInfo(fh=FileHandleT(fh), direct_io=True)

@@ -57,7 +57,7 @@ class Options:
     max_queues: int = 16384
     max_memory: int = 256
     max_mounts: int = 100_000
-    max_keys: int = 1_000_000
+    max_keys: int = 100_000
     max_processes: int = 32768
     max_devices: int = 16384
     kernel: tuple[str, ...] = ()
@@ -220,7 +220,7 @@ def parse_command_line(arguments: Sequence[str], program: str = "mount_wqfs.py")
         else:
             positional.append(word)
     if not positional:
-        raise UsageError(f"Name the folder to mount on: {program} MOUNTPOINT")
+        raise UsageError(f"Name the folder to mount on: {program} MOUNTPOINT. See `{program} --help`.")
     if len(positional) > 2:
         raise UsageError(f"Expected [SOURCE] MOUNTPOINT, not {len(positional)} names: {' '.join(positional)}")
     if len(positional) == 2 and options.fsname == Options().fsname:

@@ -53,7 +53,7 @@ def serve(
     on_started: Callable[[], object],
     ready_fd: int | None = None,
     *,
-    owner: tuple[int, int],
+    owner: tuple[int, int] | None = None,
     ours: bool = True,
     privileged: Privileged = Privileged(),
 ) -> bool:
@@ -62,15 +62,15 @@ def serve(
     mountpoint: absolute, mounted, with fuse_fd as its descriptor of /dev/fuse; stop_signals: those
     that end it, blocked by the caller, unblocked here once somebody listens; on_started: called
     once the kernel and the filesystem have greeted each other; ready_fd: see supervision.watch_over.
-    owner: who mounted, uid and gid. ours: whether it was mounted here; else it is not unmounted here, may not be seen
-    from here, and is ready when it was greeted. privileged: what was started while this process was root, if it no
-    longer is.
+    owner: who mounted, uid and gid; None for who this is. ours: whether it was mounted here; else it is not unmounted
+    here, may not be seen from here, and is ready when it was greeted. privileged: what was started while this process
+    was root, if it no longer is.
     """
     # What is made so far stays; what is made later has no cycles, so that looking for some can wait.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     memory = CallerMemory(lambda: filesystem.channel.wake())
-    filesystem = Filesystem(options, *owner, memory.fetch if ours else fetch_nothing)
+    filesystem = Filesystem(options, *(owner or (os.getuid(), os.getgid())), memory.fetch if ours else fetch_nothing)
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     near.setblocking(False)
     limit = mounting.request_time_limit()
@@ -186,7 +186,7 @@ async def _hang_up_when_detached(session: _Session) -> None:
     with open("/proc/self/mountinfo", "rb") as table, select.epoll() as changes:
         # Readable it always is; changes are the error condition.
         changes.register(table.fileno(), select.EPOLLPRI)
-        while any(there.device == mounted.device for there in mounting.mount_table()):
+        while any(there.device == mounted.device for there in mounting.read_mount_table(table)):
             await trio.lowlevel.wait_readable(changes.fileno())
             changes.poll(0)
     session.unmounted = True

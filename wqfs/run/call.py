@@ -17,6 +17,7 @@ from typing import Final
 from wqfs.fs import vm
 from wqfs.run.listener import Calls, Gone, Stopped
 from wqfs.run.numbers import PIDFD_GETFD, PIDFD_THREAD
+from wqfs.run.progress import Progress
 from wqfs.run.tasks import Task
 
 PAGE: Final = 4096
@@ -35,6 +36,10 @@ def unsigned(argument: int) -> int:
     return argument & 0xFFFFFFFF
 
 
+class Answered(int):
+    """What a call has returned already, together with a descriptor."""
+
+
 class Call:
     """A call that is being answered. name: of the call; arguments: six, as they came; task: who calls."""
 
@@ -44,8 +49,15 @@ class Call:
         self.name = name
         self.arguments = stopped.arguments
         self.task = task
+        self.texts: dict[int, bytes] = {}
+        """Arguments that were read as texts, by their position, to show them."""
+        self._pending = calls.is_pending
         self.waits_for = 0
         """The serial number of the key that the call requested, and whose construction it waits for."""
+
+    def progress(self) -> Progress:
+        """To see when the call is over, once it goes on in the kernel."""
+        return Progress(self.stopped.tid, self._pending)
 
     # -- memory
 
@@ -101,6 +113,18 @@ class Call:
             return Gone()
         return _errno(error.errno if error.errno == errno.EPERM else errno.EFAULT)
 
+    def link(self, name: str) -> str:
+        """What the link `name` in /proc/TID of the caller says: cwd, root. Raises OSError EPERM; Gone."""
+        try:
+            said = os.readlink(f"/proc/{self.stopped.tid}/{name}")
+        except PermissionError:
+            raise _errno(errno.EPERM) from None
+        except OSError:
+            raise Gone from None
+        if not self._calls.is_waiting(self.stopped):
+            raise Gone
+        return said
+
     # -- descriptors
 
     @contextmanager
@@ -146,9 +170,9 @@ class Call:
         """Give the caller `fd`; returns its number there. Raises OSError EMFILE; Gone."""
         return self._calls.add_fd(self.stopped, fd, cloexec=cloexec)
 
-    def give_as_answer(self, fd: int, *, cloexec: bool) -> int:
+    def give_as_answer(self, fd: int, *, cloexec: bool) -> Answered:
         """As `give`, and the number is what the call returns: nothing can come between."""
-        return self._calls.add_fd(self.stopped, fd, cloexec=cloexec, send=True)
+        return Answered(self._calls.add_fd(self.stopped, fd, cloexec=cloexec, send=True))
 
 
 def _limit_of_files(tid: int) -> str:

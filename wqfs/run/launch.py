@@ -25,6 +25,7 @@ from typing import Final
 from seccompy.notify import Listener
 
 from wqfs.run import descendants, trap
+from wqfs.run.kernel_state import SESSION, Kernel
 from wqfs.run.listener import Calls
 from wqfs.run.program import NotStarted, become, listener_from
 from wqfs.run.supervisor import Settings, Supervisor, say
@@ -166,6 +167,8 @@ def _be_supervisor(what: Run, mask: Set[int], telling: int, alive: int) -> None:
 
 def _supervise(what: Run, mask: Set[int], telling: int, alive: int) -> None:
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    if what.settings.kernel_keys:
+        _begin_session(Kernel(what.settings.machine))
     made = trap.program(what.traps)  # before the fork: it imports nothing afterwards
     near, far = socket.socketpair()
     program = os.fork()
@@ -200,6 +203,18 @@ def _supervise(what: Run, mask: Set[int], telling: int, alive: int) -> None:
             _reap(program, telling, wait=True)
     finally:
         supervisor.close()
+
+
+def _begin_session(kernel: Kernel) -> None:
+    """Where the user's session keyring stands in for one of one's own, the kernel makes one for each process that
+    first adds to it. Here the whole run gets one, which the supervisor shares. Raises NotStarted."""
+    try:
+        kernel.keyring_id(SESSION, create=True)
+    except OSError as error:
+        raise NotStarted(
+            f"the kernel's own keys cannot be used here: {error.strerror}. A container's filter may forbid key calls, "
+            "or a kernel have none; `--keys simulated` needs none"
+        ) from None
 
 
 def _reap(program: int, telling: int, *, wait: bool = False) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import select
 import signal
 import struct
 from typing import Final, NamedTuple
@@ -40,6 +41,8 @@ class Calls:
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
+        self._poll = select.poll()
+        self._poll.register(listener.fileno(), select.POLLIN)
         signal.signal(signal.SIGALRM, lambda number, frame: None)  # only to interrupt
         try:
             listener.set_flags(FdFlag.SYNC_WAKE_UP)  # 6.6: supervisor and program take turns on one CPU
@@ -64,6 +67,10 @@ class Calls:
             signal.setitimer(signal.ITIMER_REAL, 0)
         id_, tid, _, number, arch, _, *arguments = _NOTIF.unpack(buffer)
         return Stopped(id_, tid, number, arch, tuple(arguments))
+
+    def is_pending(self) -> bool:
+        """Whether a call has stopped that was not received."""
+        return bool(self._poll.poll(0))
 
     def is_waiting(self, stopped: Stopped) -> bool:
         """Whether the call still waits for its answer: what was read of its thread until now was its own."""

@@ -47,6 +47,15 @@ class Machine:
     numbers: dict[str, int]
     names: dict[int, str]
 
+    def with_calls(self, more: dict[str, int]) -> Machine:
+        """This one with further calls. Raises ValueError for a number that is another call's."""
+        taken = dict(self.names)
+        for name, number in more.items():
+            if number in taken:
+                raise ValueError(f"{number} is the number of {taken[number]}")
+            taken[number] = name
+        return Machine(self.audit_arch, {**self.numbers, **more}, taken)
+
 
 def machine(name: str = "") -> Machine | None:
     """The machine called `name` in uname(2), by default this one; None if it is not known."""

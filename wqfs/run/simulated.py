@@ -41,7 +41,7 @@ class System:
     # -- calls
 
     def call(self, task: Task | None, process: str, name: str, *arguments: int | bytes | str | None) -> Any:
-        """Carry out the call `name` (wqfs.sim.key_calls) for a thread, None for nobody's, as the process that the
+        """Carry out the call `name` (wqfs.sim.calls) for a thread, None for nobody's, as the process that the
         simulated system calls `process`, "" for the user's login.
 
         Returns a number, bytes, or Constructing. Raises OSError as the kernel would refuse, its text the reason.
@@ -119,6 +119,18 @@ class System:
             return False
         return place in (nodes.QUEUE, nodes.ROOT_QUEUE)
 
+    def number(self, fd: int) -> int:
+        """What tells a queue of watches/, or one that `new_queue` made, from the others. Raises OSError EINVAL for
+        any other descriptor."""
+        about = os.fstat(fd)
+        if self.is_queue(fd) and nodes.place_of(about.st_ino)[0] is nodes.QUEUE:
+            return about.st_ino
+        raise OSError(errno.EINVAL, f"descriptor {fd} is no notification pipe")
+
+    def deliver(self, fd: int, record: bytes) -> None:
+        """Put a record into a queue; b"" only makes it hear of nothing else. Raises OSError."""
+        fcntl.ioctl(fd, ioctls.WQFS_IOC_DELIVER, bytearray(ioctls.DELIVER.pack(len(record), record)))
+
     def queued(self, fd: int) -> ioctls.Queued:
         """What a queue holds."""
         answer = fcntl.ioctl(fd, ioctls.WQFS_IOC_QUEUED, bytes(ioctls.QUEUED.size))
@@ -132,3 +144,17 @@ class System:
         """KEYCTL_WATCH_KEY for a process of the simulated system. Raises OSError."""
         request = ioctls.WATCH_KEY_AS.pack(key, watch_id, process.encode(), thread.encode())
         fcntl.ioctl(fd, ioctls.WQFS_IOC_WATCH_KEY_AS, bytearray(request), True)
+
+    def watch_mount(self, fd: int, path: bytes, watch_id: int) -> None:
+        """Let a queue watch the mount at a path, or its directory there; -1 stops it. Raises OSError."""
+        fcntl.ioctl(fd, ioctls.WQFS_IOC_WATCH_MOUNT, bytearray(_watched_path(path, watch_id)), True)
+
+    def watch_sb(self, fd: int, id_: bytes, watch_id: int) -> None:
+        """Let a queue watch the superblock with an id; -1 stops it. Raises OSError."""
+        fcntl.ioctl(fd, ioctls.WQFS_IOC_WATCH_SB, bytearray(_watched_path(id_, watch_id)), True)
+
+
+def _watched_path(path: bytes, watch_id: int) -> bytes:
+    if len(path) >= ioctls.PATH_MAX:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+    return ioctls.WATCH_PATH.pack(watch_id, path)

@@ -20,11 +20,18 @@ from typing import Final
 
 from wqfs.client import Queue
 from wqfs.run import trace
-from wqfs.run.call import Call
+from wqfs.run.call import Answered, Call
+from wqfs.run.contexts import Contexts
+from wqfs.run.kernel_keys import After, KernelKeys
+from wqfs.run.kernel_state import Kernel
 from wqfs.run.keys import Keys
 from wqfs.run.listener import Calls, Gone, Stopped
+from wqfs.run.mount_files import MountFiles
+from wqfs.run.mounts import Mounts
 from wqfs.run.numbers import SIGSYS_ARCH, Machine
+from wqfs.run.path_watches import PathWatches
 from wqfs.run.pipes import GO_ON, Pipes
+from wqfs.run.places import Places
 from wqfs.run.simulated import System
 from wqfs.run.tasks import Task, Tasks, look
 
@@ -33,16 +40,18 @@ _LOOK_FOR_SIGNALS: Final = 0.05
 
 _ABOUT_KEYS: Final = ("add_key", "request_key", "keyctl")
 
-Answerer = Callable[[Call], int | None]
+Answerer = Callable[[Call], int | After | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """trace: print each answered call; wait_for_keys: see wqfs.run.keys.Keys; machine: this one."""
+    """machine: this one; trace: print each answered call; wait_for_keys: see wqfs.run.keys.Keys; kernel_keys: keys
+    are the kernel's own."""
 
     machine: Machine
     trace: bool = False
     wait_for_keys: bool = False
+    kernel_keys: bool = False
 
 
 def say(sentence: str) -> None:
@@ -54,7 +63,8 @@ def say(sentence: str) -> None:
 class Supervisor:
     """Answers the calls of one program and all its children.
 
-    calls: where they stop; mount: of wqfs. Raises OSError when the mount cannot be used.
+    calls: where they stop; mount: of wqfs. To be made when the program is the only child. Raises OSError when the
+    mount cannot be used.
     """
 
     def __init__(self, calls: Calls, mount: Path, settings: Settings) -> None:
@@ -64,8 +74,18 @@ class Supervisor:
         self.poll = select.epoll()
         self.poll.register(calls.fileno(), select.EPOLLIN)
         self._tasks = Tasks(self._system, self.poll)
-        keys = Keys(self._system, self._tasks, waits=settings.wait_for_keys)
+        keys: Keys | KernelKeys
+        self._kernel_keys: KernelKeys | None = None
+        if settings.kernel_keys:
+            keys = self._kernel_keys = KernelKeys(self._system, Kernel(settings.machine), self.poll)
+        else:
+            keys = Keys(self._system, self._tasks, waits=settings.wait_for_keys)
         pipes = Pipes(self._system)
+        self._mount_files = MountFiles(self._system, self.poll)
+        places = Places(self._mount_files)
+        mounts = Mounts(self._system, self._mount_files, places)
+        contexts = Contexts(self._system, self._mount_files, places)
+        watches = PathWatches(self._system, places)
         self._answerers: dict[str, Answerer] = {
             "pipe2": pipes.pipe2,
             "ioctl": pipes.ioctl,
@@ -74,6 +94,17 @@ class Supervisor:
             "add_key": keys.add_key,
             "request_key": keys.request_key,
             "keyctl": keys.keyctl,
+            "mount": mounts.mount,
+            "umount2": mounts.umount2,
+            "move_mount": mounts.move_mount,
+            "open_tree": mounts.open_tree,
+            "mount_setattr": mounts.mount_setattr,
+            "fsopen": contexts.fsopen,
+            "fspick": contexts.fspick,
+            "fsconfig": contexts.fsconfig,
+            "fsmount": contexts.fsmount,
+            "watch_mount": watches.watch_mount,
+            "watch_sb": watches.watch_sb,
         }
         self._waiting: dict[int, Call] = {}
         self._constructed: Queue | None = None
@@ -82,8 +113,9 @@ class Supervisor:
         """Answer until the last process of the program has ended. others: told of each descriptor of `poll` that is
         ready and not of ours; it returns whether to end."""
         while True:
-            timeout = _LOOK_FOR_SIGNALS if self._waiting else -1
-            for fd, events in self.poll.poll(timeout):
+            ready = self.poll.poll(self._timeout())
+            # What the program closed or ended before it made a call has gone when the call is answered.
+            for fd, events in sorted(ready, key=lambda ready: ready[0] == self._calls.fileno()):
                 if fd == self._calls.fileno():
                     if events & select.EPOLLIN:
                         self._next()
@@ -91,15 +123,27 @@ class Supervisor:
                         return
                 elif self._constructed is not None and fd == self._constructed.fileno():
                     self._ask_again()
-                elif not self._tasks.ended(fd) and others(fd):
+                elif self._kernel_keys is not None and self._kernel_keys.ended(fd):
+                    pass
+                elif not self._tasks.ended(fd) and not self._mount_files.ended(fd) and others(fd):
                     return
             if self._waiting:
                 self._end_interrupted()
+            if self._kernel_keys is not None:
+                self._kernel_keys.look_if_due()
+
+    def _timeout(self) -> float:
+        """Seconds to wait at most, -1 for ever."""
+        if self._waiting:
+            return _LOOK_FOR_SIGNALS
+        return -1 if self._kernel_keys is None else self._kernel_keys.timeout
 
     def close(self) -> None:
         """The run is over: its processes end in the simulated system too."""
         with suppress(OSError):
             self._tasks.close()
+        with suppress(OSError):
+            self._mount_files.close()
 
     # -- one call
 
@@ -142,9 +186,19 @@ class Supervisor:
             self._waiting.pop(call.stopped.id, None)
             if value is GO_ON:
                 self._calls.go_on(call.stopped)
+            elif callable(value):
+                self._calls.go_on(call.stopped)
+                self._do_after(call, value)
             else:
                 self._tell(call, str(value))
-                self._calls.answer(call.stopped, value)
+                if not isinstance(value, Answered):
+                    self._calls.answer(call.stopped, value)
+
+    def _do_after(self, call: Call, what: After) -> None:
+        try:
+            what()
+        except Exception:
+            say(f"a fault of wqfs's own after {call.name}, whose events are lost:\n{traceback.format_exc()}")
 
     def _refuse(self, call: Call, error: OSError) -> None:
         self._waiting.pop(call.stopped.id, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 
 from wqfs.abi import ioctls
@@ -10,7 +11,13 @@ from wqfs.run.call import Call, signed, unsigned
 from wqfs.run.keys import OPERATIONS
 from wqfs.run.numbers import F_SETPIPE_SZ, FIONREAD
 
-_LETTERS = {"add_key": "xxxui", "request_key": "xxxi"}
+_LETTERS = {
+    "add_key": "xxxui", "request_key": "xxxi",
+    "mount": "xxxfx", "umount2": "xf", "open_tree": "dxf", "move_mount": "dxdxf", "mount_setattr": "dxfxu",
+    "fsopen": "xf", "fsconfig": "iuxxd", "fsmount": "iff", "fspick": "dxf",
+    "watch_mount": "dxfii", "watch_sb": "dxfii",
+}  # fmt: skip
+_AT_FDCWD = -100
 _IOCTLS = {
     FIONREAD: "FIONREAD",
     ioctls.IOC_WATCH_QUEUE_SET_SIZE: "IOC_WATCH_QUEUE_SET_SIZE",
@@ -39,7 +46,8 @@ def _arguments(call: Call) -> list[str]:
         letters = operation.arguments.replace("p", "pu").replace("v", "vu").replace("b", "bu")
         return [f"KEYCTL_{operation.name}", *map(_shown, letters, a[1:])]
     if call.name in _LETTERS:
-        return list(map(_shown, _LETTERS[call.name], a))
+        shown = map(_shown, _LETTERS[call.name], a)
+        return [_quoted(call.texts[at]) if at in call.texts else word for at, word in enumerate(shown)]
     if call.name == "pipe2":
         flags = unsigned(a[1])
         named = [name for bit, name in _FLAGS if flags & bit]
@@ -54,9 +62,15 @@ def _arguments(call: Call) -> list[str]:
     return [_shown("x", each) for each in a]
 
 
+def _quoted(text: bytes) -> str:
+    return json.dumps(os.fsdecode(text))  # no byte of it reaches the terminal as it is
+
+
 def _shown(letter: str, argument: int) -> str:
-    if letter == "i":
+    if letter == "d" and signed(argument) == _AT_FDCWD:
+        return "AT_FDCWD"
+    if letter in "id":
         return str(signed(argument))
     if letter == "u":
         return str(unsigned(argument))
-    return hex(argument) if argument else "NULL"
+    return hex(argument) if argument or letter == "f" else "NULL"

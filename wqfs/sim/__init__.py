@@ -3,14 +3,16 @@
 system        all of it together, and the one place where events are made
 command       what a command is, and who gives it; arguments reads them
 language      a line becomes words, the words a command
-mounts        the mount tree, and who hears of what; mounting has the system calls on it
+mounts        the mount tree, and who hears of what; mounting and remounting have what can be done to it
 mount_commands, mount_options   the words of mount(8) and umount(8)
 superblocks   what is mounted; sb_commands
 devices       what it is mounted from; device_commands
 keys, key_search, key_store, processes, key_table, key_links, key_construction, key_sessions, keyring
               keys and keyrings, from one key and who has it to all operations
 key_commands, key_request_commands, process_commands   the words of keyctl(1), and who gives them
-key_calls     the system calls of keys, for programs under `wqfs run`
+calls, key_calls, mount_calls, context_calls, call_arguments, call_places
+              the system calls of keys and mounts, for programs under `wqfs run`
+mount_descriptors   what descriptors of the mount API name
 objects       the lines of a watch's `objects`
 views, key_views   the files of sim/
 simulation    all of it for programs in Python, without a mount

@@ -1,8 +1,7 @@
 """The system calls of keys on the simulated keyring: what `wqfs run` answers a program with.
 
 Each is the kernel's call once its arguments are copied from the program's memory (security/keys/keyctl.c of
-Linux 6.12): numbers as they came, texts and payloads as bytes, None for a null pointer. `call` gives what the
-call returns, and the bytes that it would copy out.
+Linux 6.12), and gives what that returns, or the bytes that it would copy out.
 
     add_key(type, description, payload, keyring)      -> serial
     request_key(type, description, callout, keyring)  -> serial, or of a key under construction Constructing
@@ -17,10 +16,14 @@ told and not asked.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from wqfs.sim.call_arguments import Answer, Argument, Arguments, Constructing, Run
+from wqfs.sim.call_arguments import number as _number
+from wqfs.sim.call_arguments import optional as _optional
+from wqfs.sim.call_arguments import payload as _bytes
+from wqfs.sim.call_arguments import text as _text
 from wqfs.sim.command import ROOT, Actor
 from wqfs.sim.errors import Refused
 from wqfs.sim.key_store import KeyRefused
@@ -29,63 +32,8 @@ from wqfs.sim.keys import Keyring, Need
 if TYPE_CHECKING:
     from wqfs.sim.system import System
 
-Argument = int | bytes | None
-Arguments = Sequence[Argument]
-
 MOVE_EXCL = 0x1
 _NOBODY = 0xFFFFFFFF  # (uid_t)-1: no change
-
-
-@dataclass(frozen=True, slots=True)
-class Constructing:
-    """A key that a request made, and that somebody has to complete."""
-
-    serial: int
-
-
-Answer = int | bytes | Constructing
-
-
-def call(system: System, actor: Actor, name: str, arguments: Arguments, now_ns: int) -> Answer:
-    """Carry out the call `name` for `actor`.
-
-    Raises Refused with what the kernel would answer; ENOSYS for a name of no call, EINVAL for arguments of the
-    wrong kind, which no program can cause.
-    """
-    entry = _CALLS.get(name)
-    if entry is None:
-        raise Refused(errno.ENOSYS, f"there is no call {name!r}")
-    kinds, run = entry
-    if len(kinds) != len(arguments) or not all(map(_is_of_kind, kinds, arguments)):
-        raise Refused(errno.EINVAL, f"expected the arguments {kinds!r} of {name}, not {len(arguments)} others")
-    system.keys.collect(now_ns)
-    return run(system, actor, arguments, now_ns)
-
-
-def _is_of_kind(kind: str, argument: Argument) -> bool:
-    """i: a number; t: a text or payload; n: one of these, or the null pointer."""
-    if kind == "i":
-        return isinstance(argument, int) and not isinstance(argument, bool)
-    return isinstance(argument, bytes) or (kind == "n" and argument is None)
-
-
-def _number(argument: Argument) -> int:
-    assert isinstance(argument, int)
-    return argument
-
-
-def _bytes(argument: Argument) -> bytes:
-    assert isinstance(argument, bytes)
-    return argument
-
-
-def _text(argument: Argument) -> str:
-    """A text of the kernel's: bytes that are not UTF-8 stand in it as os.fsdecode() has them."""
-    return _bytes(argument).decode("utf-8", "surrogateescape")
-
-
-def _optional(argument: Argument) -> str | None:
-    return None if argument is None else _text(argument)
 
 
 def _ring(argument: Argument) -> int | None:
@@ -231,9 +179,6 @@ def _process_exit_thread(system: System, actor: Actor, a: Arguments, now_ns: int
     return 0
 
 
-Run = Callable[["System", Actor, Arguments, int], Answer]
-
-
 def _nothing(run: Callable[[System, Actor, Arguments, int], object]) -> Run:
     """A call that returns 0."""
 
@@ -244,7 +189,7 @@ def _nothing(run: Callable[[System, Actor, Arguments, int], object]) -> Run:
     return answer
 
 
-_CALLS: Mapping[str, tuple[str, Run]] = {
+CALLS: Mapping[str, tuple[str, Run]] = {
     "add_key": ("tnni", _add_key),
     "request_key": ("ttni", _request_key),
     "get_keyring_id": ("ii", _get_keyring_id),

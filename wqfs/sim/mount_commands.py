@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from wqfs.sim import arguments as args
-from wqfs.sim import mount_options, mounting
+from wqfs.sim import mount_options, mounting, remounting
 from wqfs.sim.command import Actor, Command
 from wqfs.sim.errors import Refused
 from wqfs.sim.mount_options import MountOptions
@@ -108,9 +108,9 @@ def _carry_out(
     if "remount" in operations:
         mount = _find(system, target) if source is None else system.mounts.mounted_at(target)
         if operations & {"bind", "rbind"}:
-            mounting.remount_bind(system, mount, options, now_ns, forget=source is not None)
+            remounting.remount_bind(system, mount, options, now_ns, forget=source is not None)
         else:
-            mounting.remount(system, mount, options, now_ns, forget=source is not None)
+            remounting.remount(system, mount, options, now_ns, forget=source is not None)
     elif operations:
         if len(operations) > 1 and operations != {"bind", "rbind"}:
             raise Refused(errno.EINVAL, f"expected one of {' and '.join(sorted(operations))}", 1)
@@ -139,7 +139,7 @@ def _from_path(system: System, source: args.Word, target: str, options: MountOpt
         return
     recursive = "rbind" in options.operations
     new = mounting.bind(system, old, target, now_ns, recursive=recursive)
-    mounting.bind_attributes(system, new, options, now_ns)
+    remounting.bind_attributes(system, new, options, now_ns)
 
 
 def _umount(system: System, actor: Actor, arguments: Sequence[str], now_ns: int) -> None:

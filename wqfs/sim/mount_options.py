@@ -20,6 +20,7 @@ MOUNT_ATTR_NOATIME = 0x00000010
 MOUNT_ATTR_STRICTATIME = 0x00000020
 MOUNT_ATTR_NODIRATIME = 0x00000080
 MOUNT_ATTR_NOSYMFOLLOW = 0x00200000
+MOUNT_ATTR_IDMAP = 0x00100000
 
 # Flags of mount(2) are written as the attributes of that name; relatime, whose attribute is 0, has a bit of its own.
 _RELATIME = 0x00000040
@@ -197,4 +198,5 @@ def attribute_text(attr: int) -> str:
         + (",nodiratime" if attr & MOUNT_ATTR_NODIRATIME else "")
         + (",relatime" if attr & MOUNT_ATTR__ATIME == MOUNT_ATTR_RELATIME else "")
         + (",nosymfollow" if attr & MOUNT_ATTR_NOSYMFOLLOW else "")
+        + (",idmapped" if attr & MOUNT_ATTR_IDMAP else "")
     )

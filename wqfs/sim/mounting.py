@@ -15,11 +15,11 @@ import errno
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from wqfs.abi.records import MountFlag, MountSubtype, SbFlag, SbSubtype
+from wqfs.abi.records import MountFlag, MountSubtype
 from wqfs.sim import propagation
 from wqfs.sim.errors import Refused
 from wqfs.sim.mount_options import MOUNT_ATTR_RDONLY, MountOptions
-from wqfs.sim.mounts import Mount, Place, path_text, shown, text_of
+from wqfs.sim.mounts import PATH_MAX, Mount, Place, path_text, shown, text_of, weight
 from wqfs.sim.superblocks import Superblock
 
 if TYPE_CHECKING:
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 _NOW_RO = int(MountFlag.IS_NOW_RO)
 _SUBMOUNT = int(MountFlag.IS_SUBMOUNT)
-_SB_NOW_RO = int(SbFlag.IS_NOW_RO)
+
+At = tuple[Mount, Place]
+"""A place in the tree, as MountTree.lookup gives it."""
 
 
 def mount(
@@ -38,50 +40,73 @@ def mount(
     Raises EBUSY when that superblock is the topmost at `path` already, ENOSPC at the limit, and
     what Superblocks.get refuses.
     """
-    tree = system.mounts
-    parent, place = tree.lookup(path)
+    at = system.mounts.lookup(path)
     sb = system.superblocks.get(source, fstype, bool(options.read_only), options.fs)
+    return mount_at(system, sb, at, options.attributes(), now_ns, automount=automount)
+
+
+def mount_at(system: System, sb: Superblock, at: At, attr: int, now_ns: int, *, automount: bool = False) -> Mount:
+    """Mount a superblock, which goes again if that is refused and nothing else uses it."""
+    tree = system.mounts
+    parent, place = at
     try:
         if not place and parent.sb is sb:
-            raise Refused(errno.EBUSY, f"{source} is mounted at {parent.path} already")
+            raise Refused(errno.EBUSY, f"{sb.source} is mounted at {parent.path} already")
         copied_to = propagation.targets(parent, place)
-        tree.check_room(1 + len(copied_to), _longest(0, parent, place, copied_to) + text_of(sb))
+        tree.check_room(1 + len(copied_to), longest_text(0, parent, place, copied_to) + text_of(sb))
     except Refused:
-        if not sb.mounts:
+        if not sb.is_used:
             system.superblocks.forget(sb)
         raise
-    new = tree.make(sb, (), options.attributes())
+    new = tree.make(sb, (), attr)
     new.automount = automount
     copies = propagation.graft(tree, new, parent, place, copied_to)
-    _new_mounts(system, [new, *copies], now_ns)
+    new_mounts(system, [new, *copies], now_ns)
     return new
 
 
 def bind(system: System, old_path: str, new_path: str, now_ns: int, *, recursive: bool = False) -> Mount:
     """Show what is at one path at another path too. recursive: with the mounts below. Raises EINVAL for
-    an unbindable mount, ENOSPC at the limit."""
+    an unbindable mount, ENOSPC at the limit, ENAMETOOLONG."""
     tree = system.mounts
-    old, old_place = tree.lookup(old_path)
-    parent, place = tree.lookup(new_path)
+    return bind_at(system, tree.lookup(old_path), tree.lookup(new_path), now_ns, recursive=recursive)
+
+
+def bind_at(system: System, what: At, at: At, now_ns: int, *, recursive: bool = False) -> Mount:
+    """`bind` for what has been looked up."""
+    tree = system.mounts
+    old, old_place = what
+    parent, place = at
     if old.unbindable:
         raise Refused(errno.EINVAL, f"{old.path} is unbindable")
+    check_root(old, old_place)
     copied_to = propagation.targets(parent, place)
     copied = [old, *(mount for mount, _ in (shown(old, old_place) if recursive else ()))]
-    longest = max(len(each.path) + text_of(each.sb) for each in copied)
-    tree.check_room(len(copied) * (1 + len(copied_to)), _longest(longest, parent, place, copied_to))
+    longest = max(weight(each.path) + text_of(each.sb) for each in copied)
+    tree.check_room(len(copied) * (1 + len(copied_to)), longest_text(longest, parent, place, copied_to))
     top = tree.copy(old, old_place, recursive=recursive)
     new = [*top.subtree()]
     new += propagation.graft(tree, top, parent, place, copied_to)
-    _new_mounts(system, new, now_ns)
+    new_mounts(system, new, now_ns)
     return top
 
 
-def _longest(longest: int, parent: Mount, place: Place, copied_to: Iterable[propagation.Target]) -> int:
-    """Characters that what has `longest` of them may have where it is attached, and where it is copied to."""
-    return longest + max(len(path_text(at, each)) for at, each in ((parent, place), *((t[0], t[1]) for t in copied_to)))
+def check_root(mount: Mount, place: Place) -> None:
+    """Raises ENAMETOOLONG where a copy of `mount` at `place` would show a directory that is too deep in its filesystem:
+    binding what is bound, over and over, would make it longer without end."""
+    if sum(len(name) + 1 for name in (*mount.root, *place)) >= PATH_MAX:
+        raise Refused(errno.ENAMETOOLONG, f"expected less than {PATH_MAX} bytes from the filesystem's root")
 
 
-def _new_mounts(system: System, mounts: Iterable[Mount], now_ns: int) -> None:
+def longest_text(longest: int, parent: Mount, place: Place, copied_to: Iterable[propagation.Target]) -> int:
+    """Bytes that what has `longest` of them may have where it is attached, and where it is copied to."""
+    return longest + max(
+        weight(path_text(at, each)) for at, each in ((parent, place), *((t[0], t[1]) for t in copied_to))
+    )
+
+
+def new_mounts(system: System, mounts: Iterable[Mount], now_ns: int) -> None:
+    """Tell of mounts that have appeared."""
     for new in mounts:
         assert new.parent is not None
         flags = (_NOW_RO if new.attr & MOUNT_ATTR_RDONLY else 0) | (_SUBMOUNT if new.automount else 0)
@@ -95,30 +120,34 @@ def move(system: System, old_path: str, new_path: str, now_ns: int) -> Mount:
     unbindable mounts that would become shared; ELOOP to a place below itself; ENOSPC at the limit.
     """
     tree = system.mounts
-    moved = tree.mounted_at(old_path)
-    parent, place = tree.lookup(new_path)
+    return move_to(system, tree.mounted_at(old_path), tree.lookup(new_path), now_ns)
+
+
+def move_to(system: System, moved: Mount, at: At, now_ns: int) -> Mount:
+    """`move` for what has been looked up."""
+    tree = system.mounts
+    parent, place = at
     old_parent, old_mountpoint, was = moved.parent, moved.mountpoint, moved.path
-    _check_move(moved, parent)
-    assert old_parent is not None
+    if old_parent is None:
+        raise Refused(errno.EINVAL, "expected a mount with a parent, not the root mount")
+    check_move(moved, parent)
     copied_to = propagation.targets(parent, place)
-    longest = max(len(each.path) + text_of(each.sb) for each in moved.subtree())
+    longest = max(weight(each.path) + text_of(each.sb) for each in moved.subtree())
     count = len(copied_to) * sum(1 for _ in moved.subtree()) if copied_to else 0
-    tree.check_room(count, _longest(longest, parent, place, copied_to))
+    tree.check_room(count, longest_text(longest, parent, place, copied_to))
     moved.automount = False  # it expires no longer (do_move_mount)
     copies = propagation.graft(tree, moved, parent, place, copied_to)
     extra = {"old_mountpoint": was}
     tree.groups.touched += moved.subtree()  # their paths are others now
     system.notify_mount(MountSubtype.MOVE_FROM, old_parent, old_mountpoint, moved, now_ns, names=extra)
     system.notify_mount(MountSubtype.MOVE_TO, parent, place, moved, now_ns, names=extra)
-    _new_mounts(system, copies, now_ns)
+    new_mounts(system, copies, now_ns)
     return moved
 
 
-def _check_move(moved: Mount, parent: Mount) -> None:
-    """do_move_mount: may `moved` be attached to `parent`?"""
-    if moved.parent is None:
-        raise Refused(errno.EINVAL, "expected a mount with a parent, not the root mount")
-    if moved.parent.group is not None:
+def check_move(moved: Mount, parent: Mount) -> None:
+    """do_move_mount: may `moved`, which may be detached, be attached to `parent`?"""
+    if moved.parent is not None and moved.parent.group is not None:
         raise Refused(errno.EINVAL, f"{moved.path} is mounted on {moved.parent.path}, which is shared")
     if parent.group is not None and any(each.unbindable for each in moved.subtree()):
         raise Refused(errno.EINVAL, f"{moved.path} has unbindable mounts, and {parent.path} is shared")
@@ -150,10 +179,14 @@ def _umount(system: System, mount: Mount, now_ns: int) -> None:
     for each in reversed(gone):  # the kernel lets go of the last one first
         ended.append(each.mount)
         sb = each.mount.sb
-        if not sb.mounts and sb.id in system.superblocks.by_id:
+        if each.detached:
+            sb.unseen -= 1
+        if not sb.is_used and sb.id in system.superblocks.by_id:
             system.superblocks.forget(sb)
             ended.append(sb)
     for each in gone:
+        if each.detached:
+            continue  # nobody sees it
         system.notify_mount(MountSubtype.UNMOUNT, each.parent, each.place, each.mount, now_ns, heard=each.heard)
     for target in ended:
         system.gone(target, now_ns)
@@ -230,87 +263,3 @@ def change_propagation(system: System, mount: Mount, word: str) -> None:
             groups.make_slave(each)
         else:
             groups.make_private(each, unbindable=kind == "unbindable")
-
-
-def remount_bind(system: System, mount: Mount, options: MountOptions, now_ns: int, *, forget: bool = False) -> None:
-    """Change the attributes of one mount, and of all below it those with `=recursive`:
-    `-o remount,bind`. forget: those that are not named go, see MountOptions."""
-    attributes = options.attributes_after(mount.attr, read_only=mount.sb.read_only, forget=forget)
-    _set_attributes(system, {mount: attributes, **_below(mount, options)}, now_ns)
-
-
-def _below(mount: Mount, options: MountOptions) -> dict[Mount, int]:
-    """The attributes that the mounts below get."""
-    if not options.is_deep:
-        return {}
-    return {each: options.attributes_below(each.attr) for each in mount.subtree() if each is not mount}
-
-
-def _set_attributes(system: System, attributes: dict[Mount, int], now_ns: int) -> None:
-    """Give mounts attributes, all at once as mount_setattr(2) does, and tell."""
-    _tell_attributes(system, attributes, _assign(system, attributes), now_ns)
-
-
-def _assign(system: System, attributes: dict[Mount, int]) -> set[Mount]:
-    """The state; returns whose RDONLY changed."""
-    turned = {mount for mount, attr in attributes.items() if (mount.attr ^ attr) & MOUNT_ATTR_RDONLY}
-    for mount, attr in attributes.items():
-        mount.attr = attr
-    system.mounts.changed += 1
-    return turned
-
-
-def _tell_attributes(system: System, mounts: Iterable[Mount], turned: set[Mount], now_ns: int) -> None:
-    """Of each mount readonly if that changed, then setattr in any case."""
-    for mount in mounts:
-        flags = _NOW_RO if mount.attr & MOUNT_ATTR_RDONLY else 0
-        if mount in turned:
-            system.notify_mount(MountSubtype.READONLY, mount, (), None, now_ns, flags)
-        system.notify_mount(MountSubtype.SETATTR, mount, (), None, now_ns, flags)
-
-
-def bind_attributes(system: System, mount: Mount, options: MountOptions, now_ns: int) -> None:
-    """The second call that mount(8) makes for `--bind -o ...`: the attributes become those named, none
-    but the atime ones being kept. With `=recursive` it is mount_setattr(2), which keeps what is not
-    named."""
-    if options.is_deep:
-        attributes = options.attributes_after(mount.attr)
-        _set_attributes(system, {mount: attributes, **_below(mount, options)}, now_ns)
-    elif options.has_bindable:
-        _set_attributes(system, {mount: options.attributes_bound(mount.attr)}, now_ns)
-
-
-def remount(system: System, mount: Mount, options: MountOptions, now_ns: int, *, forget: bool = False) -> None:
-    """Reconfigure the superblock, and the attributes of this mount of it: `-o remount`. Posts the
-    superblock's readonly if that changed; of the mount setattr alone. What is `=recursive` changes the
-    mounts below as `remount_bind` does, and not the superblock. forget: attributes that are not named go,
-    see MountOptions. Raises EBUSY while it is frozen (reconfigure_super)."""
-    sb = mount.sb
-    if sb.frozen:
-        raise Refused(errno.EBUSY, f"{sb.source} is frozen")
-    attributes = options.attributes_after(mount.attr, read_only=sb.read_only, forget=forget)
-    if options.is_deep:
-        read_only = sb.read_only if options.read_only is None else options.read_only
-    else:  # one flag says it of both: a mount that was read-only turns its superblock so, if nothing is said
-        read_only = bool(attributes & MOUNT_ATTR_RDONLY)
-    turned = read_only != sb.read_only
-    fs_options = options.fs_options(sb.options)
-    system.mounts.check_room(0, sum(map(len, fs_options)))
-    reconfigured = fs_options != sb.options
-    sb.read_only, sb.options = read_only, fs_options
-    system.mounts.count_text(mount)
-    mount.attr = attributes
-    below = _below(mount, options)
-    turned_below = _assign(system, below)
-    if turned:
-        system.notify_sb(SbSubtype.READONLY, sb, now_ns, _SB_NOW_RO if read_only else 0)
-    if reconfigured:
-        system.changed_silently(sb)
-    _tell_attributes(system, (mount, *below), turned_below, now_ns)
-
-
-def sb_set_readonly(system: System, sb: Superblock, read_only: bool, now_ns: int) -> None:
-    """The superblock turns read-only, or back, by itself. Nothing happens if it is so already."""
-    if sb.read_only != read_only:
-        sb.read_only = read_only
-        system.notify_sb(SbSubtype.READONLY, sb, now_ns, _SB_NOW_RO if read_only else 0)

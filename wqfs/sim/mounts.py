@@ -43,11 +43,11 @@ class Mount(Watchable):
     attached; mountpoint: the place within the parent; root: the directory of the filesystem that it
     shows; attr: MOUNT_ATTR_* bits; path: the mountpoint seen from the root; children: by their place;
     group, master, slaves, unbindable: see wqfs/sim/peers.py; automount: it was mounted by the kernel,
-    and may expire; changed: the number of the event that
-    changed it last, 0 before the first."""
+    and may expire; expiring: umount2(2) with MNT_EXPIRE saw it, and nobody used it since; attached: it is
+    in the tree of the root mount; changed: the number of the event that changed it last, 0 before the first."""
 
-    __slots__ = ("attr", "automount", "changed", "children", "group", "id", "master", "mountpoint", "parent", "path",
-                 "root", "sb", "slaves", "text", "unbindable")  # fmt: skip
+    __slots__ = ("attached", "attr", "automount", "changed", "children", "expiring", "group", "id", "master",
+                 "mountpoint", "parent", "path", "root", "sb", "slaves", "text", "unbindable")  # fmt: skip
 
     def __init__(self, id_: int, sb: Superblock, root: Place, attr: int) -> None:
         super().__init__()
@@ -65,6 +65,8 @@ class Mount(Watchable):
         self.unbindable = False
         self.automount = False
         self.text = 0  # characters that were counted of it
+        self.expiring = False
+        self.attached = False
         self.changed = 0
 
     @property
@@ -90,6 +92,7 @@ class MountTree:
         self._text = 0
         self._last_id = ROOT_ID
         self.root = Mount(ROOT_ID, sb, (), 0)
+        self.root.attached = True
         self.groups = PeerGroups()
         self.by_id: dict[int, Mount] = {ROOT_ID: self.root}
         sb.mounts[ROOT_ID] = self.root
@@ -99,10 +102,14 @@ class MountTree:
 
     def lookup(self, path: str) -> tuple[Mount, Place]:
         """The topmost mount at `path` and the place within it. Raises EINVAL, ENAMETOOLONG."""
-        names = segments(path)
-        mount = _topmost(self.root)
+        return self.walk(_topmost(self.root), (), segments(path))
+
+    @staticmethod
+    def walk(mount: Mount, place: Place, names: Place) -> tuple[Mount, Place]:
+        """Where these names lead from a place of a mount: the topmost mount there, and the place within it."""
+        names = place + names
         begin = 0
-        for end in range(1, len(names) + 1):
+        for end in range(len(place) + 1, len(names) + 1):
             child = mount.children.get(names[begin:end])
             if child is not None:
                 mount = _topmost(child)
@@ -126,8 +133,8 @@ class MountTree:
     # -- changes
 
     def check_room(self, count: int, longest: int = 0) -> None:
-        """Raises ENOSPC if `count` more mounts, whose paths and superblocks have up to `longest` characters each, are
-        too many."""
+        """Raises ENOSPC if `count` more mounts, of up to `longest` bytes of path, source and options each, are too
+        many."""
         if len(self.by_id) + count > self.max_mounts:
             raise Refused(errno.ENOSPC, f"expected at most {self.max_mounts} mounts, the limit max_mounts")
         if self._text + max(count, 1) * longest > self._max_text:
@@ -135,7 +142,7 @@ class MountTree:
 
     def count_text(self, mount: Mount) -> None:
         """Count what a mount is called by now."""
-        text = len(mount.path) + text_of(mount.sb)
+        text = weight(mount.path) + text_of(mount.sb)
         self._text += text - mount.text
         mount.text = text
 
@@ -178,20 +185,24 @@ class MountTree:
         for each in mount.subtree():
             each.path = path_text(each.parent, each.mountpoint)
             self.count_text(each)
-            self.by_id[each.id] = each
-            each.sb.mounts[each.id] = each
+            each.attached = True
+            _insert(self.by_id, each)
+            _insert(each.sb.mounts, each)
         self.changed += 1
 
     def detach(self, mount: Mount) -> None:
-        """Take a mount from its parent and out of the tables."""
+        """Take a mount from its parent and out of the tables. One in a detached tree is in none."""
         assert mount.parent is not None
         siblings = mount.parent.children
         if siblings.get(mount.mountpoint) is mount:  # else something has come into its place
             del siblings[mount.mountpoint]
         self._text -= mount.text
-        del self.by_id[mount.id]
-        del mount.sb.mounts[mount.id]
+        mount.text = 0
+        if mount.attached:
+            del self.by_id[mount.id]
+            del mount.sb.mounts[mount.id]
         mount.parent = None
+        mount.attached = False
         self.changed += 1
 
     def move(self, mount: Mount, parent: Mount, place: Place) -> None:
@@ -204,6 +215,16 @@ class MountTree:
             each.path = path_text(each.parent, each.mountpoint)
             self.count_text(each)
         self.changed += 1
+
+
+def _insert(mounts: dict[int, Mount], mount: Mount) -> None:
+    """Into a table that stands in the order of ids: one that was detached may be older than others."""
+    is_newest = not mounts or mount.id > next(reversed(mounts))
+    mounts[mount.id] = mount
+    if not is_newest:
+        ordered = sorted(mounts.items())
+        mounts.clear()
+        mounts.update(ordered)
 
 
 def shown(top: Mount, place: Place) -> list[tuple[Mount, Place]]:
@@ -253,7 +274,7 @@ def _depth(entry: Entry) -> int:
     return len(entry.place)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def segments(path: str) -> Place:
     """An absolute path's names, `.` and `..` and doubled slashes taken out as text."""
     if path[:1] != "/":
@@ -278,6 +299,11 @@ def _check_lengths(path: str, names: list[str]) -> None:
     for name in names:
         if len(name.encode("utf-8", "surrogateescape")) > NAME_MAX:
             raise Refused(errno.ENAMETOOLONG, f"expected names of at most {NAME_MAX} bytes in the path")
+
+
+def weight(path: str) -> int:
+    """Bytes that a mountpoint takes, about: its text, and each name of it by itself."""
+    return len(path) + 64 * path.count("/")
 
 
 def text_of(sb: Superblock) -> int:

@@ -25,14 +25,15 @@ were made, and may be a target itself."""
 
 
 def targets(parent: Mount, place: Place) -> list[Target]:
-    """Where copies of what is mounted at a place appear, in the order in which they are made."""
+    """Where copies of what is mounted at a place appear, in the order in which they are made. Detached trees
+    get none (IS_MNT_NEW)."""
     if parent.group is None:
         return []
     inner = parent.root + place
     return [
         (mount, at, mount.group is not None)
         for mount in receivers(parent)
-        if (at := _seen_from(mount, inner)) is not None
+        if mount.attached and (at := _seen_from(mount, inner)) is not None
     ]
 
 
@@ -116,12 +117,13 @@ def _master(
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """A mount that was unmounted, where it was, and who hears of it."""
+    """A mount that was unmounted, where it was, who hears of it, and whether it was in a detached tree."""
 
     mount: Mount
     parent: Mount
     place: Place
     heard: list[tuple[Entry, int]]
+    detached: bool
 
 
 def uproot(tree: MountTree, top: Mount) -> list[Gone]:
@@ -134,7 +136,7 @@ def uproot(tree: MountTree, top: Mount) -> list[Gone]:
     for mount in going:
         parent, place = mount.parent, mount.mountpoint
         assert parent is not None
-        gone.append(Gone(mount, parent, place, audience(parent, place)))
+        gone.append(Gone(mount, parent, place, audience(parent, place), not mount.attached))
         tree.detach(mount)  # who is unmounted after it is heard of as far up as this alone
     for mount in going:
         tree.groups.make_private(mount)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from wqfs.abi import records as r
-from wqfs.sim import mounting
+from wqfs.sim import remounting
 from wqfs.sim.command import Actor, Command
 from wqfs.sim.errors import Refused
 from wqfs.sim.superblocks import Superblock
@@ -79,6 +79,7 @@ def report_error(system: System, sb: Superblock, number: int, now_ns: int, *, co
     sb.errors += 1
     sb.read_only = sb.read_only or turns
     body = r.SB_ERROR_BODY.pack(sb.id, number, cookie)[r.SB_BODY.size :] + cut(text, TEXT_MAX)
+    sb.last_error = system.watches.last_event + 1
     system.notify_sb(r.SbSubtype.ERROR, sb, now_ns, body=body)
     if turns:
         system.notify_sb(r.SbSubtype.READONLY, sb, now_ns, r.SbFlag.IS_NOW_RO)
@@ -112,13 +113,13 @@ def _edquot(system: System, actor: Actor, arguments: Sequence[str], now_ns: int)
 def _readonly(system: System, actor: Actor, arguments: Sequence[str], now_ns: int) -> None:
     sb = superblock(system, arguments, 1, "DIR")
     no_more(arguments, 1)
-    mounting.sb_set_readonly(system, sb, True, now_ns)
+    remounting.sb_set_readonly(system, sb, True, now_ns)
 
 
 def _readwrite(system: System, actor: Actor, arguments: Sequence[str], now_ns: int) -> None:
     sb = superblock(system, arguments, 1, "DIR")
     no_more(arguments, 1)
-    mounting.sb_set_readonly(system, sb, False, now_ns)
+    remounting.sb_set_readonly(system, sb, False, now_ns)
 
 
 def _network(system: System, actor: Actor, arguments: Sequence[str], now_ns: int) -> None:

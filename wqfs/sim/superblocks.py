@@ -5,7 +5,8 @@ with the same type shares its superblock, with another type is EBUSY, as is a wi
 read-only and read-write (get_tree_bdev, fs/super.c). Anything else gets a superblock and an
 anonymous device 0:N of its own each time.
 Frozen and full are state that no event tells of: the record format has none for them.
-A superblock lives while a mount of it is there. Ids and anonymous devices are never used again.
+A superblock lives while a mount of it is there, or a descriptor holds it. Ids and anonymous devices are
+never used again.
 """
 
 from __future__ import annotations
@@ -40,11 +41,13 @@ NODEV_TYPES = frozenset(
 class Superblock(Watchable):
     """id: the id in records and in sim/superblocks, from 1; device: (major, minor); read_only: of
     the superblock, not of a mount; options: of the filesystem, as mounted; errors: reported so far;
-    frozen: nothing may be written until it is thawed; fill_percent: 0..100; changed: the number of
+    last_error: the number of the event that told of the last one, 0 for none;
+    frozen: nothing may be written until it is thawed; fill_percent: 0..100; unseen: its mounts in
+    detached trees, and contexts of fsopen(2) that hold it; changed: the number of
     the event that changed it last, 0 before the first; after a change without one, the next number."""
 
-    __slots__ = ("changed", "device", "errors", "fill_percent", "frozen", "fstype", "id", "mounts", "network_down",
-                 "options", "read_only", "source")  # fmt: skip
+    __slots__ = ("changed", "device", "errors", "fill_percent", "frozen", "fstype", "id", "last_error", "mounts",
+                 "network_down", "options", "read_only", "source", "unseen")  # fmt: skip
 
     def __init__(
         self,
@@ -63,9 +66,11 @@ class Superblock(Watchable):
         self.read_only = read_only
         self.options = options
         self.errors = 0
+        self.last_error = 0
         self.network_down = False
         self.frozen = False
         self.fill_percent = 0
+        self.unseen = 0
         self.changed = 0
         self.mounts: dict[int, Mount] = {}
         """Its mounts by id, oldest first."""
@@ -73,6 +78,11 @@ class Superblock(Watchable):
     @property
     def watch_object_id(self) -> int:
         return self.id
+
+    @property
+    def is_used(self) -> bool:
+        """Whether anything is mounted from it, or will be."""
+        return bool(self.mounts or self.unseen)
 
     @property
     def device_text(self) -> str:

@@ -22,6 +22,7 @@ from wqfs.sim.keyring import Keyrings
 from wqfs.sim.keys import Key, Need
 from wqfs.sim.language import find, quote, split
 from wqfs.sim.limits import SimLimits
+from wqfs.sim.mount_descriptors import Descriptors
 from wqfs.sim.mounts import IN_SUBTREE, Mount, MountTree, Place, audience
 from wqfs.sim.processes import Processes
 from wqfs.sim.superblocks import Superblock, Superblocks
@@ -51,6 +52,7 @@ class System:
         self.superblocks = Superblocks(max_devices=limits.devices)
         root = self.superblocks.get("/dev/root", "ext4", False)
         self.mounts = MountTree(root, max_mounts=limits.mounts, max_text=limits.mount_text)
+        self.descriptors = Descriptors(limits.descriptors)
         self.devices = Devices()
         self.keys: Keyrings = Keyrings(
             notify=self.notify_key, gone=self._key_gone, max_keys=limits.keys, max_processes=limits.processes
@@ -78,11 +80,12 @@ class System:
             self.keys.collect(now_ns)
             self._tell_ended(now_ns)
             command.run(self, actor, words[count:], now_ns)
-            if self.mounts.groups.touched:
-                self._mark_touched()
+            self.mark_touched()
 
-    def _mark_touched(self) -> None:
+    def mark_touched(self) -> None:
         """Mounts that changed without an event of their own carry the number of the next event."""
+        if not self.mounts.groups.touched:
+            return
         number = self.watches.last_event + 1
         for mount in self.mounts.groups.touched:
             mount.changed = number
@@ -138,7 +141,8 @@ class System:
             sb = self.superblocks.by_id.get(int(name)) if len(name) < 20 else None
             if sb is None:
                 raise Refused(errno.EINVAL, f"expected the id of a superblock, not {name}")
-            return sb, next(iter(sb.mounts.values())).path
+            mount = next(iter(sb.mounts.values()), None)
+            return sb, sb.source if mount is None else mount.path
         found = None
         if name[:1] == "/":
             mount, place = self.mounts.lookup(name)
@@ -181,8 +185,7 @@ class System:
         record = _MOUNT_RECORD.pack(
             _MOUNT | subtype << 24, flags | _MOUNT_RECORD.size, trigger.id, 0 if aux is None else aux.id
         )
-        if self.mounts.groups.touched:
-            self._mark_touched()
+        self.mark_touched()
         event = self.watches.event(now_ns, record, called)
         about.changed = event.number
         if subtype in _COMING_OR_GOING:

@@ -88,7 +88,8 @@ def snapshot(system: System, viewer: Actor | None, now_ns: int) -> str:
     that user, all for None.
 
     seq: the number of the last event that is included; mounts, superblocks, devices, keys: lists, each
-    object with the number of the event that `changed` it last, 0 for none; processes: each with the
+    object with the number of the event that `changed` it last, 0 for none; of superblocks
+    that of their `last_error` too; processes: each with the
     serial numbers of its keyrings, null where it has none. Text depends on the
     time only by the `state` of keys that expire.
     """
@@ -128,6 +129,7 @@ def _superblock(sb: Superblock) -> dict[str, object]:
         "state": sb.state,
         "read_only": sb.read_only,
         "fill_percent": sb.fill_percent,
+        "last_error": sb.last_error,
         "options": list(sb.options),
         "mounts": list(sb.mounts),
         "changed": sb.changed,

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import select
+import sys
 import time
-from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
+
+from wqfs.abi.records import SUBTYPES, TYPE_WORDS
 
 Event = dict[str, Any]
 _SHOWN = 30
@@ -22,6 +25,7 @@ class Events:
         self._rest = b""
         self._pending: list[Event] = []
         self._ended = False
+        self._bells: list[int] = []  # of the tasks in aexpect
 
     def fileno(self) -> int:
         """Readable when there is an event that `take` has not seen."""
@@ -31,6 +35,8 @@ class Events:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+            self._ended = True
+            self._ring()
 
     def pending(self) -> list[Event]:
         """What has come and was not taken yet; nothing is taken by it."""
@@ -42,6 +48,10 @@ class Events:
         self._read()
         self._pending.clear()
 
+    def _ring(self) -> None:
+        for bell in self._bells:
+            os.eventfd_write(bell, 1)
+
     def _read(self) -> None:
         while not self._ended:
             try:
@@ -51,6 +61,7 @@ class Events:
             self._ended = not data
             *lines, self._rest = (self._rest + data).split(b"\n")
             self._pending += [json.loads(line) for line in lines]
+            self._ring()
 
     def take(self, type_: str, event: str | None, fields: dict[str, Any]) -> Event | None:
         """The first pending event that matches; it and all before it are taken. None if none does."""
@@ -66,6 +77,8 @@ class Events:
 
         Raises AssertionError, which shows what came instead, and takes nothing.
         """
+        __tracebackhide__ = True
+        _check(type_, event)
         limit = self._timeout if timeout is None else timeout
         deadline = time.monotonic() + limit
         poll = select.poll()
@@ -74,25 +87,34 @@ class Events:
             left = deadline - time.monotonic()
             if left <= 0 or self._ended:
                 raise AssertionError(self._missed(type_, event, fields, limit))
-            poll.poll(left * 1000)
+            poll.poll(min(left, 2e6) * 1000)
         return found
 
-    async def aexpect(
-        self,
-        type_: str,
-        event: str | None,
-        fields: dict[str, Any],
-        timeout: float | None,
-        sleep: Callable[[float], Any],
-    ) -> Event:
-        """As `expect`, in a task: it looks every few milliseconds and lets other tasks run meanwhile."""
+    async def aexpect(self, type_: str, event: str | None, fields: dict[str, Any], timeout: float | None) -> Event:
+        """As `expect`, in a task of trio or asyncio; several tasks may wait at once."""
+        __tracebackhide__ = True
+        _check(type_, event)
         limit = self._timeout if timeout is None else timeout
         deadline = time.monotonic() + limit
-        while (found := self.take(type_, event, fields)) is None:
-            if time.monotonic() >= deadline or self._ended:
-                raise AssertionError(self._missed(type_, event, fields, limit))
-            await sleep(0.005)
-        return found
+        bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._bells.append(bell)
+        try:
+            # Readable by new text, and by the bell when somebody else has read it.
+            with select.epoll() as both:
+                both.register(bell, select.EPOLLIN)
+                if self._fd >= 0:
+                    both.register(self._fd, select.EPOLLIN)
+                while (found := self.take(type_, event, fields)) is None:
+                    left = deadline - time.monotonic()
+                    if left <= 0 or self._ended:
+                        raise AssertionError(self._missed(type_, event, fields, limit))
+                    with suppress(BlockingIOError):
+                        os.eventfd_read(bell)
+                    await _readable(both.fileno(), left)
+                return found
+        finally:
+            self._bells.remove(bell)
+            os.close(bell)
 
     def _missed(self, type_: str, event: str | None, fields: dict[str, Any], limit: float) -> str:
         wanted = " ".join([type_, event or "*", *(f"{name}={value!r}" for name, value in fields.items())])
@@ -103,6 +125,17 @@ class Events:
         lost = any(each["type"] == "meta" and each["event"] in ("lost", "loss") for each in self._pending)
         also = "\nevents were lost: it may have come" if lost else ""
         return f"expected {wanted}, {what}; came:\n  " + "\n  ".join(shown or ["nothing"]) + also
+
+
+def _check(type_: str, event: str | None) -> None:
+    """A misspelt word would be waited for in vain."""
+    __tracebackhide__ = True
+    types = {word: number for number, word in TYPE_WORDS.items()}
+    if type_ not in types:
+        raise ValueError(f"expected a type, one of {', '.join(types)}, not {type_!r}")
+    words = [subtype.name.lower() for subtype in SUBTYPES[types[type_]]] + (["lost"] if type_ == "meta" else [])
+    if event is not None and event not in words:
+        raise ValueError(f"expected an event of {type_}, one of {', '.join(words)}, not {event!r}")
 
 
 def _matches(event: Event, type_: str, name: str | None, fields: dict[str, Any]) -> bool:
@@ -121,3 +154,19 @@ def _brief(event: Event) -> str:
         if name not in ("seq", "time", "type", "event") and value not in ([], "")
     ]
     return " ".join(words)
+
+
+async def _readable(fd: int, seconds: float) -> None:
+    """Return once it is readable, or after so long."""
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_task():
+        with trio.move_on_after(seconds):
+            await trio.lowlevel.wait_readable(fd)
+        return
+    import asyncio
+
+    from wqfs.client.waiting import Waiting
+
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await Waiting().readable(fd)

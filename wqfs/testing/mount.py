@@ -1,35 +1,21 @@
-"""A private mount for a test: the daemon is a child process, and goes with the process that made it."""
+"""A private mount for a test, and what a test does with it."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-import signal
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
+from wqfs.cli.watching import refusal
 from wqfs.client import Queue
 from wqfs.testing.events import Event, Events
-
-_END = 5.0
-"""Seconds that a daemon has to end before it is killed."""
-# Ends the daemon when the test run is gone, even by SIGKILL: standard input is a pipe whose other end it held.
-_GUARD = """\
-trap '' INT TERM HUP
-"$@" 0</dev/null &
-cat >/dev/null
-fusermount3 -quz -- "$MOUNTPOINT"
-kill -TERM $! 2>/dev/null
-sleep 1
-kill -KILL $! 2>/dev/null
-"""
+from wqfs.testing.server import PrivateServer
 
 
 class Refused(OSError):
@@ -52,15 +38,17 @@ class Watch:
 
         type_, event: words as in `events`, such as "mount", "new_mount"; fields: what it must have, such as
         mountpoint="/mnt"; timeout: seconds, by default the ini value wqfs_timeout. Raises AssertionError, which
-        shows what came instead.
+        shows what came instead, and ValueError for a type or an event that there is not.
         """
+        __tracebackhide__ = True
         return self._events.expect(type_, event, fields, timeout)
 
     async def aexpect(
         self, type_: str, event: str | None = None, /, *, timeout: float | None = None, **fields: Any
     ) -> Event:
         """As `expect`, for a test under trio or asyncio: other tasks run meanwhile."""
-        return await self._events.aexpect(type_, event, fields, timeout, _sleep())
+        __tracebackhide__ = True
+        return await self._events.aexpect(type_, event, fields, timeout)
 
     def events(self) -> list[Event]:
         """What came and was not expected yet."""
@@ -74,72 +62,47 @@ class Watch:
 
 
 class PrivateMount:
-    """A mounted wqfs. path: the mountpoint."""
+    """A mounted wqfs; at the end of a `with` it is gone. path: the mountpoint."""
 
     def __init__(self, options: str = "", *, timeout: float = 5.0) -> None:
         """Mount in a new temporary folder. options: as after -o; timeout: seconds for `expect`.
 
         Raises RuntimeError with what the daemon said when it does not mount.
         """
-        self._folder = Path(tempfile.mkdtemp(prefix="wqfs-test-"))
-        self.path = self._folder / "mnt"
-        self.path.mkdir()
-        self._log = self._folder / "log"
+        self._server = PrivateServer(options)
+        self.path = self._server.path
         self._timeout = timeout
         self._watches: list[Watch] = []
-        mounting = [sys.executable, "-m", "wqfs.cli", "mount", str(self.path), "-f"]
-        mounting += ["-o", options] if options else []
-        with open(self._log, "wb") as log:
-            self._guard = subprocess.Popen(
-                ["/bin/sh", "-c", _GUARD, "wqfs-guard", *mounting],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                env={**os.environ, "MOUNTPOINT": str(self.path), "NOTIFY_SOCKET": ""},
-            )
         try:
-            self._wait_mounted()
             self._all = self.watch("expect")
         except BaseException:
             self.close()
             raise
 
-    def _wait_mounted(self) -> None:
-        deadline = time.monotonic() + 30
-        while ": mounted" not in self.log:
-            # The guard goes on when the daemon has ended: what it said tells.
-            if ("wqfs: " in self.log and "INFO" not in self.log) or time.monotonic() > deadline:
-                raise RuntimeError(f"wqfs cannot be mounted: {self.log.strip() or 'no answer within 30 s'}")
-            time.sleep(0.005)
-
     @property
     def log(self) -> str:
         """What the daemon has logged so far."""
-        try:
-            return self._log.read_text(errors="replace")
-        except OSError:
-            return ""
+        return self._server.log
 
     # -- making things happen
 
     def post(self, *lines: str) -> None:
         """Carry out commands, one after the other. Raises Refused with the reason; those after it do not happen."""
+        __tracebackhide__ = True
         fd = os.open(self.path / "post", os.O_WRONLY)
         try:
             for line in lines:
                 try:
                     os.write(fd, os.fsencode(line) + b"\n")
                 except OSError as error:
-                    said = (self.path / "errors").read_text(errors="replace").splitlines()
-                    reason = said[-1].partition(f" pid={os.getpid()} ")[2] if said else ""
-                    raise Refused(error.errno, reason or str(error.strerror), line) from None
+                    raise Refused(error.errno, refusal(self.path, error, line), line) from None
         finally:
             os.close(fd)
 
     def play(self, scenario: str | os.PathLike[str], *words: str) -> None:
         """Run a scenario, a file or the name of a shipped one; words: options of `wqfs play`. Raises AssertionError
         with what it said when something expected did not come, or a step was refused."""
+        __tracebackhide__ = True
         command = [sys.executable, "-m", "wqfs.cli", "play", "--mount", str(self.path), *words, os.fspath(scenario)]
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
         if done.returncode:
@@ -164,12 +127,14 @@ class PrivateMount:
 
     def expect(self, type_: str, event: str | None = None, /, *, timeout: float | None = None, **fields: Any) -> Event:
         """Wait for an event anywhere on the mount, since it was made; as Watch.expect."""
+        __tracebackhide__ = True
         return self._all.expect(type_, event, timeout=timeout, **fields)
 
     async def aexpect(
         self, type_: str, event: str | None = None, /, *, timeout: float | None = None, **fields: Any
     ) -> Event:
         """As `expect`, for a test under trio or asyncio."""
+        __tracebackhide__ = True
         return await self._all.aexpect(type_, event, timeout=timeout, **fields)
 
     def events(self) -> list[Event]:
@@ -194,29 +159,14 @@ class PrivateMount:
 
     # -- the end
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
     def close(self) -> None:
         """Unmount, end the daemon, remove the folder; again: nothing."""
         for watch in self._watches:
             watch._events.close()
-        subprocess.run(["fusermount3", "-quz", "--", str(self.path)], check=False, capture_output=True, timeout=20)
-        if self._guard.stdin is not None:
-            with suppress(OSError):
-                self._guard.stdin.close()
-        try:
-            self._guard.wait(_END)
-        except subprocess.TimeoutExpired:
-            with suppress(ProcessLookupError):
-                os.killpg(self._guard.pid, signal.SIGKILL)
-            self._guard.wait(_END)
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _sleep() -> Callable[[float], Any]:
-    """The sleep of the event loop that runs."""
-    trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_task():
-        sleep: Callable[[float], Any] = trio.sleep
-        return sleep
-    import asyncio
-
-    return asyncio.sleep
+        self._server.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -38,11 +38,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     outcome: Any = yield
     report = outcome.get_result()
     if report.failed:
-        for name in ("wqfs", "wqfs_session"):
-            mount = getattr(item, "funcargs", {}).get(name)
-            log = getattr(mount, "log", "")
-            if log:
-                report.sections.append((f"log of {name}", log))
+        used = getattr(item, "funcargs", {})
+        mounts = [(name, used[name]) for name in ("wqfs", "wqfs_session") if name in used]
+        mounts += [("wqfs_factory", mount) for mount in getattr(used.get("wqfs_factory"), "mounts", ())]
+        report.sections += [(f"log of {name}", mount.log) for name, mount in mounts]
 
 
 def _missing() -> str:
@@ -71,17 +70,25 @@ def _end(config: pytest.Config, mount: PrivateMount) -> None:
     config.stash[_MOUNTS].remove(mount)
 
 
+class MountFactory:
+    """The fixture wqfs_factory. mounts: what it has made."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self.mounts: list[PrivateMount] = []
+
+    def __call__(self, options: str = "") -> PrivateMount:
+        """Mount in a temporary folder. options: as after -o."""
+        self.mounts.append(_make(self._config, options))
+        return self.mounts[-1]
+
+
 @pytest.fixture
-def wqfs_factory(pytestconfig: pytest.Config) -> Iterator[Callable[[str], PrivateMount]]:
+def wqfs_factory(pytestconfig: pytest.Config) -> Iterator[MountFactory]:
     """A function that mounts with options and returns the mount; all are gone at the end of the test."""
-    made: list[PrivateMount] = []
-
-    def make(options: str = "") -> PrivateMount:
-        made.append(_make(pytestconfig, options))
-        return made[-1]
-
+    make = MountFactory(pytestconfig)
     yield make
-    for mount in made:
+    for mount in make.mounts:
         _end(pytestconfig, mount)
 
 

@@ -25,14 +25,15 @@ class QueueContext:
 
     too_small: the errno for a record that does not fit; fetch: see Fetch; watch_object:
     (watch, words, watch ID, caller), adds or with -1 removes a watch, raises OSError; watch_key_as: the same for a
-    key's serial number and the names of a simulated process and thread; released:
-    called with the watch when one of its files is closed.
+    key's serial number and the names of a simulated process and thread; deliver: puts a record, b"" for none, into
+    one watch; released: called with the watch when one of its files is closed.
     """
 
     too_small: int
     fetch: Fetch
     watch_object: Callable[[Watch, tuple[str, ...], int, Caller], None]
     watch_key_as: Callable[[Watch, int, int, str, str, Caller], None]
+    deliver: Callable[[Watch, bytes], None]
     released: Callable[[Watch], None]
     complain: Complain
 
@@ -106,6 +107,9 @@ class QueueHandle(Handle):
             if command == ioctls.WQFS_IOC_WATCH_KEY_AS:
                 key, watch_id, process, thread = ioctls.decode_watch_key_as(bytes(data))
                 self._context.watch_key_as(self._watch, key, watch_id, process, thread, caller)
+                return b""
+            if command == ioctls.WQFS_IOC_DELIVER:
+                self._context.deliver(self._watch, ioctls.decode_deliver(bytes(data)))
                 return b""
             watched = _watched(command, bytes(data))
             if watched is None:
