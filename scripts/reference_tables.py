@@ -112,9 +112,12 @@ _OPTIONS: Final = {
     "survive": "the daemon may die: a successor goes on, with all that was (Linux 6.9) | ",
     "strict": "a queue sees nothing until it watches something and keeps nothing until it is sized | ",
     "enobufs": "a record that does not fit the reader's buffer gives what released kernels give | ENOBUFS for EMSGSIZE",
+    "private_mounts": "users other than the owner and root hear of keys that they may view, and of nothing else | "
+    "EACCES",
     "uid": "owner of what belongs to nobody's watch; by default who mounts | ",
     "gid": "its group | ",
     "umask": "bits to clear in all modes, octal | ",
+    "user": "whom the server becomes once it has mounted, with no privilege left; for root, with allow_other | ",
     "fsname": "the name that findmnt(8) shows, as SOURCE | ",
     "depth": "records that fit in a queue that nobody sized | a loss record",
     "events_depth": "events kept for each open `events` while nobody reads it | a line `lost`",
@@ -123,6 +126,16 @@ _OPTIONS: Final = {
     "max_objects": "objects of a watch | EDQUOT",
     "max_waiting": "calls that wait at once | ENOMEM",
     "max_line": "bytes of a command | EINVAL",
+    "max_user_waiting": "calls of one user that wait at once | EDQUOT",
+    "max_user_handles": "files and directories that one user has open at once | EDQUOT",
+    "max_handles": "files and directories open at once | ENFILE",
+    "max_queues": "watches of all users, open root queues among them | ENOSPC",
+    "max_memory": "MiB of events and texts kept for those who have not read them "
+    "| the largest `log` is cut, the longest `events` loses; a read of another text is ENOMEM",
+    "max_mounts": "simulated mounts | ENOSPC",
+    "max_keys": "simulated keys of all users | EDQUOT",
+    "max_processes": "simulated processes, their threads among them | ENOMEM",
+    "max_devices": "simulated block devices, from the first time that they are named | ENOSPC",
 }
 
 

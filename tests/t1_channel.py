@@ -6,7 +6,7 @@ import errno
 import logging
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,7 +18,7 @@ from wqfs.fs import nodes
 from wqfs.fs.channel import Channel
 from wqfs.fs.channel_limits import MAX_PAGES, MAX_WRITE
 from wqfs.fs.filesystem import Filesystem
-from wqfs.fs.handles.base import Handle
+from wqfs.fs.handles.base import Caller, Handle
 from wqfs.fs.options import parse_options
 
 ROOT = (0, 0, 1)
@@ -26,7 +26,7 @@ GETATTR = 3
 SERVED = (fuse.READ, fuse.WRITE, fuse.POLL, fuse.IOCTL, fuse.RELEASE)
 
 
-def no_memory(pid: int, address: int, size: int) -> bytes:
+def no_memory(address: int, caller: Caller, take: Callable[[bytes | OSError], object]) -> None:
     raise PermissionError(errno.EPERM, "nobody's memory")
 
 

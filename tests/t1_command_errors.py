@@ -7,9 +7,10 @@ import re
 
 import pytest
 
-from wqfs.sim import COMMANDS, Refused, Simulation, completion, mounts
+from wqfs.sim import COMMANDS, Refused, Simulation, completion
 from wqfs.sim.command import Command
 from wqfs.sim.keys import LINK_BYTES
+from wqfs.sim.limits import SimLimits
 
 A = "mount /dev/sdb1 /a -t ext4"
 RING = "key newring ring @s"
@@ -24,6 +25,11 @@ SERIAL_OF_WANTED = "WANTED"
 FILL = "fill up user 1000"
 """A setup line: the user's last byte of quota is used."""
 
+SIX_DEVICES = [f"device error /dev/sd{letter} io" for letter in "bcdef"]
+"""With /dev/root six."""
+SIX_PROCESSES = [f"process new p{n}" for n in range(4)]
+"""With the login processes of root and 1000 six."""
+
 CASES: dict[str, list[tuple[list[str], str, str]]] = {
     "mount": [
         ([A], "mount /dev/sdb1 /a -t ext4", "EBUSY"),
@@ -35,6 +41,7 @@ CASES: dict[str, list[tuple[list[str], str, str]]] = {
         (["device remove /dev/sdb"], "mount /dev/sdb1 /a", "ENOENT"),
         ([A], "mount --move /a /a/b", "ELOOP"),
         ([f"mount none /{n} -t tmpfs" for n in range(19)], "mount none /x -t tmpfs", "ENOSPC"),
+        (SIX_DEVICES, "mount /dev/sdx /x", "ENOSPC"),
     ],
     "umount": [
         ([A, "mount none /a/b -t tmpfs"], "umount /a", "EBUSY"),
@@ -58,16 +65,19 @@ CASES: dict[str, list[tuple[list[str], str, str]]] = {
         ([], "device error none io", "ENOTBLK"),
         (["device remove /dev/sdb"], "device error /dev/sdb1 io", "ENXIO"),
         ([], "device error /dev/sdb broken", "EINVAL"),
+        (SIX_DEVICES, "device error /dev/sdx io", "ENOSPC"),
     ],
     "device remove": [
         ([], "device remove none", "ENOTBLK"),
         (["device remove /dev/sdb"], "device remove /dev/sdb", "ENXIO"),
+        (SIX_DEVICES, "device remove /dev/sdx", "ENOSPC"),
     ],
     "device add": [
         ([], "device add none", "ENOTBLK"),
         ([A], "device add /dev/sdb1", "EEXIST"),
         ([A, "device remove /dev/sdb1"], "device add /dev/sdb1", "EBUSY"),
         (["device remove /dev/sdb"], "device add /dev/sdb1", "ENXIO"),
+        (SIX_DEVICES, "device add /dev/sdx", "ENOSPC"),
     ],
     "clock advance": [([], "clock advance now", "EINVAL")],
     "key add": [
@@ -186,12 +196,14 @@ CASES: dict[str, list[tuple[list[str], str, str]]] = {
         (["process new sh"], "process new sh", "EEXIST"),
         ([], OTHER + "process new sh uid=0", "EPERM"),
         ([], "process new sh uid=root", "EINVAL"),
+        (SIX_PROCESSES, "process new sh", "ENOMEM"),
     ],
     "process fork": [
         (["process new sh"], "process fork sh sh", "EEXIST"),
         ([], "process fork sh new", "ESRCH"),
         (["process new sh"], OTHER + "process fork sh new", "EPERM"),
         (["process new sh"], "process fork sh a/b", "EINVAL"),
+        (SIX_PROCESSES, "process fork p0 sh", "ENOMEM"),
     ],
     "process exec": [([], "process exec sh", "ESRCH"), (["process new sh"], OTHER + "process exec sh", "EPERM")],
     "process exit": [([], "process exit sh", "ESRCH"), (["process new sh"], OTHER + "process exit sh", "EPERM")],
@@ -199,6 +211,7 @@ CASES: dict[str, list[tuple[list[str], str, str]]] = {
         ([], "as sh expire", "ESRCH"),
         (["process new sh"], OTHER + "as sh expire", "EPERM"),
         (["process new sh"], "as sh", "EINVAL"),
+        (SIX_PROCESSES, "as p0/t key clear @s", "ENOMEM"),
     ],
     "key new_session": [
         ([], "key new_session .mine", "EPERM"),
@@ -236,7 +249,7 @@ def given(simulation: Simulation, line: str) -> None:
 
 def refusal(setup: list[str], line: str) -> int:
     """The errno that `line` is refused with; and that it changed nothing."""
-    simulation = Simulation()
+    simulation = Simulation(bounds=SimLimits(mounts=20, processes=6, devices=6))
     simulation.run("", uid=1000, gid=1000)  # who logs in gets keyrings
     for each in setup:
         if each.startswith(("key revoke ring", "key timeout ring")):
@@ -270,10 +283,7 @@ def test_command_says_what_it_refuses(command: Command) -> None:
 @pytest.mark.parametrize(
     ("command", "name"), PROMISES, ids=lambda each: each if isinstance(each, str) else "_".join(each.words)
 )
-def test_errno_of_the_table_is_one_that_the_command_gives(
-    command: Command, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mounts, "MOUNT_MAX", 20)
+def test_errno_of_the_table_is_one_that_the_command_gives(command: Command, name: str) -> None:
     words = " ".join(command.words)
     cases = [(setup, line) for setup, line, wanted in CASES[words] if wanted == name]
     if not cases and name in _INVALID and words.startswith("key "):

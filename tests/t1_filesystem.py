@@ -28,7 +28,7 @@ class Clock:
 
 def make(clock: Clock, options: Options = Options()) -> tuple[Filesystem, list[bytes]]:  # noqa: B008  frozen
     sent: list[bytes] = []
-    filesystem = Filesystem(options, 0, 0, lambda pid, address, size: b"", clock)
+    filesystem = Filesystem(options, 0, 0, lambda address, caller, take: None, clock)
     filesystem.channel = Channel(sent.append, lambda message: None)
     return filesystem, sent
 

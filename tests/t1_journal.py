@@ -97,7 +97,7 @@ class Machine:
         recorder.forward = lambda message: None
         recorder.drain = lambda: None
         recorder.channel = Channel(recorder.hold, recorder.pass_on)
-        recorder.filesystem = self.filesystem = Filesystem(Options(), 0, 0, lambda *_: b"", recorder.clock)
+        recorder.filesystem = self.filesystem = Filesystem(Options(), 0, 0, lambda *_: None, recorder.clock)
         self.filesystem.note = recorder
         self.filesystem.channel = recorder.channel
         recorder.journal.turn_to(1)

@@ -139,9 +139,9 @@ def test_subtree_of_a_high_stack_needs_no_recursion() -> None:
     assert len(system.mounts.by_id) == 2999
 
 
-def test_mounts_too_many_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wqfs.sim.mounts.MOUNT_MAX", 3)
+def test_mounts_too_many_are_refused() -> None:
     system = make_system("mount -t tmpfs none /a", "mount -t tmpfs none /a/b")
+    system.mounts.max_mounts = 3
     assert refusal(system, "mount -t tmpfs none /c").errno == errno.ENOSPC
     assert refusal(system, "mount --rbind /a /c").errno == errno.ENOSPC
 

@@ -165,9 +165,9 @@ def test_events_of_copies_come_after_the_original_parents_first() -> None:
     assert heard == [(1, "/a", "/a/x"), (1, "/a/x", "/a/x/1"), (2, "/b", "/b/x"), (2, "/b/x", "/b/x/1")]
 
 
-def test_mounts_too_many_with_the_copies_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wqfs.sim.mounts.MOUNT_MAX", 5)
+def test_mounts_too_many_with_the_copies_are_refused() -> None:
     system = make_system(*A_SHARED_WITH_B, "mount -t tmpfs none /c")
+    system.mounts.max_mounts = 5
     for line in ("mount -t tmpfs none /a/x", "mount --bind /c /a/x", "mount --move /c /a/x", "mount --rbind /c /a/x"):
         before = table(system)
         if line.startswith("mount --move"):

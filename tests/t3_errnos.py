@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -33,6 +33,7 @@ Provoke = Callable[[Mount, Path], None]
 PROVOKED: dict[tuple[str, str], Provoke] = {}
 NOT_PROVOKED = {
     ("EIO", "any"): "a fault of wqfs, which nobody knows how to make: tests/t1_channel.py has a broken handle",
+    ("EACCES", "`objects`, watching by ioctl, with `private_mounts`"): "tests/t3_users.py, as root alone",
     ("EACCES", "any, by another user"): "tests/t3_tree.py and t3_mount_command.py, as root alone",
     ("EPERM", "SET_FILTER by pointer"): "tests/t3_handover.py and t3_queue_ioctl.py",
     ("EPIPE", "SETTLE"): "tests/t3_settle.py ends a mount under one that waits",
@@ -359,6 +360,11 @@ OF_OTHER_MOUNTS = {
     ("ECONNABORTED", "a read or ioctl that waits"),
     ("ENOTCONN", "any, on an open file"),
     ("ENOTCONN", "any, by name"),
+    ("ENFILE", "open, of a folder too"),
+    ("EDQUOT", "open, of a folder too"),
+    ("EDQUOT", "read that would wait, SETTLE"),
+    ("ENOMEM", "read of a part of a text"),
+    ("ENOSPC", "mkdir in `watches/`, open of the root's `queue`"),
 }
 
 
@@ -368,6 +374,66 @@ def test_record_that_does_not_fit_is_enobufs_with_enobufs(mount_with: Callable[[
     deliver(mount, record(1))
     with opened(watch / "queue") as fd, refused(errno.ENOBUFS):
         os.read(fd, 8)
+
+
+def test_file_and_folder_beyond_max_handles_are_enfile(mount_with: Callable[[str], Mount]) -> None:
+    mount = mount_with("max_handles=2")
+    with opened(mount.path / "metrics"), opened(mount.path / "errors"):
+        with refused(errno.ENFILE):
+            os.open(mount.path / "metrics", os.O_RDONLY)
+        with refused(errno.ENFILE):
+            os.open(mount.path / "watches", os.O_RDONLY | os.O_DIRECTORY)
+    with opened(mount.path / "watches", os.O_RDONLY | os.O_DIRECTORY), opened(mount.path / "sim", os.O_RDONLY):
+        with refused(errno.ENFILE):
+            os.open(mount.path / "queue", os.O_RDONLY)
+    os.listdir(mount.path / "watches")
+
+
+def test_file_and_folder_beyond_max_user_handles_are_edquot(mount_with: Callable[[str], Mount]) -> None:
+    mount = mount_with("max_user_handles=2")
+    with opened(mount.path / "metrics"), opened(mount.path / "watches", os.O_RDONLY | os.O_DIRECTORY):
+        for name in ("metrics", "queue", "sim"):
+            with refused(errno.EDQUOT):
+                os.open(mount.path / name, os.O_RDONLY)
+    with opened(mount.path / "metrics"):
+        os.listdir(mount.path / "watches")
+
+
+def test_calls_beyond_max_user_waiting_are_edquot(mount_with: Callable[[str], Mount]) -> None:
+    mount = mount_with("max_user_waiting=1")
+    watch = mount.watch()
+    with opened(watch / "queue") as fd, waiting(mount, lambda: os.read(fd, 100)) as asked:
+        with refused(errno.EDQUOT):
+            os.read(fd, 100)
+        deliver(mount, record(1))
+        assert asked.result() == record(1)
+
+
+def test_texts_read_in_parts_beyond_max_memory_are_enomem(mount_with: Callable[[str], Mount]) -> None:
+    mount = mount_with("max_memory=1")
+    mount.post(*(f"mount -t tmpfs {'s' * 250} /{'m' * 250}{n}" for n in range(100)))
+    size = len((mount.path / "sim/snapshot").read_bytes())
+    with ExitStack() as files:
+        fds = [files.enter_context(opened(mount.path / "sim/snapshot")) for _ in range((1 << 19) // size + 1)]
+        for fd in fds[:-1]:
+            os.read(fd, 100)
+        with refused(errno.ENOMEM):
+            os.read(fds[-1], 100)
+        while os.read(fds[0], 65536):
+            pass
+        assert os.read(fds[-1], 100)
+
+
+def test_watch_beyond_max_queues_is_enospc(mount_with: Callable[[str], Mount]) -> None:
+    mount = mount_with("max_queues=2")
+    watch = mount.watch()
+    with opened(mount.path / "queue"):
+        with refused(errno.ENOSPC):
+            (mount.path / "watches/one").mkdir()
+        with refused(errno.ENOSPC):
+            os.open(mount.path / "queue", os.O_RDONLY)
+    mount.watch("one").rmdir()
+    watch.rmdir()
 
 
 def test_changes_are_erofs_with_ro(mount_with: Callable[[str], Mount]) -> None:
@@ -423,7 +489,8 @@ def test_sentences_are_those_of_the_system() -> None:
 
 def test_every_errno_that_the_files_name_is_on_the_page() -> None:
     """errnos of the mount's own system calls, which are nobody's answer, left out."""
-    own = {"EDEADLK", "EOPNOTSUPP"}  # names in abi/errors.py
+    # Names in abi/errors.py; the daemon's own descriptors; what its filter answers it.
+    own = {"EDEADLK", "EOPNOTSUPP", "EMFILE", "ENOSYS"}
     sources = [*(ROOT / "wqfs/fs").rglob("*.py"), *(ROOT / "wqfs/abi").glob("*.py"), ROOT / "wqfs/queue.py"]
     named = {
         name

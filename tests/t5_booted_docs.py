@@ -26,6 +26,8 @@ def test_blocks_of_the_service_page_do_what_it_says(machine: Machine) -> None:
             printed += machine.shell(text)
     assert "/run/wqfs  answers" in printed
     assert "/run/wqfs: mounted" in printed  # the journal's line
+    assert "\ndaemon\n" in printed  # whom the server became
+    assert machine.mounts("/mnt/public") == []
     assert "Overall exposure level for wqfs.service" in printed
     for folder in ("/run/wqfs", "/mnt/wqfs", "/mnt/events"):
         assert machine.mounts(folder) == ["fuse.wqfs"]

@@ -21,6 +21,7 @@ from typing import Any
 from wqfs.abi import records as r
 from wqfs.abi.errors import ERRNO_NAMES
 from wqfs.abi.polling import READABLE
+from wqfs.kept import LINE_KEPT, NOTICE_BYTES, Batch, Kept
 
 NameValue = str | int | bool
 _INT_MAX = 0x7FFFFFFF
@@ -47,7 +48,10 @@ class Notice:
         by the names of its structure, then the names known when it happened.
         """
         if self._line is None:
-            self._line = _line(self.event, self.record)
+            line = _line(self.event, self.record)
+            if len(line) > LINE_KEPT:
+                return line
+            self._line = line
         return self._line
 
 
@@ -56,12 +60,15 @@ class Event:
 
     number: from 1, one count for the mount; time_ns: nanoseconds since the epoch; record: the
     bytes with watch ID 0 and the flags that every watch gets; names: what `events` adds, as known
-    at that moment (mountpoint, source, description).
+    at that moment (mountpoint, source, description); batch: where its bytes are counted.
     """
 
-    __slots__ = ("_line", "names", "number", "record", "time_ns")
+    __slots__ = ("_batch", "_line", "names", "number", "record", "time_ns")
 
-    def __init__(self, number: int, time_ns: int, record: bytes, names: Mapping[str, NameValue]) -> None:
+    def __init__(
+        self, number: int, time_ns: int, record: bytes, names: Mapping[str, NameValue], batch: Batch | None = None
+    ) -> None:
+        self._batch = batch
         self.number = number
         self.time_ns = time_ns
         self.record = record
@@ -72,13 +79,23 @@ class Event:
         """The event as a watch sees it. bits: the watch's ID and its own flags, as in `info`."""
         if not bits:
             return self
+        if self._batch is not None:
+            self._batch.add(NOTICE_BYTES)
         word, info = r.HEADER.unpack_from(self.record)
         return Notice(self, r.HEADER.pack(word, info | bits) + self.record[r.RECORD_MIN :])
+
+    def without(self, name: str) -> Event:
+        """The same event for who may not know one of its names."""
+        names = {each: value for each, value in self.names.items() if each != name}
+        return Event(self.number, self.time_ns, self.record, names, self._batch)
 
     def line(self) -> bytes:
         """As Notice.line."""
         if self._line is None:
-            self._line = _line(self, self.record)
+            line = _line(self, self.record)
+            if len(line) > LINE_KEPT:
+                return line
+            self._line = line
         return self._line
 
 
@@ -244,6 +261,18 @@ class Stream:
         for notice in notices:
             self.push(notice)
 
+    @property
+    def held(self) -> int:
+        """How much it keeps, in events."""
+        return len(self._ring)
+
+    def drop(self, last: int) -> None:
+        """Lose all that was not read. last: the number of the last event."""
+        count = sum(each.count if isinstance(each, Gap) else 1 for each in self._ring)
+        self._ring.clear()
+        if count:
+            self._ring.append(Gap("lost", count, last))
+
     def read(self, size: int) -> bytes | None:
         """Up to `size` bytes, wherever a line ends; None while there are none."""
         text = self._text
@@ -268,22 +297,23 @@ class Stream:
 class Log:
     """The file `log`: every event since the watch was made, as bytes with a size.
 
-    limit: events kept; the one after it cuts the file to nothing, but for a line that says so.
+    limit: events kept; the one after it cuts the file to nothing, but for a line that says so. kept: where
+    the bytes of its text are counted.
     """
 
-    __slots__ = ("_count", "_fresh", "_text", "limit")
+    __slots__ = ("_count", "_counted", "_fresh", "_kept", "_text", "limit")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, kept: Kept | None = None) -> None:
         self.limit = limit
+        self._kept = kept
+        self._counted = 0
         self._count = 0
         self._fresh: list[Told] = []  # not made into text yet
         self._text: bytearray | None = None
 
     def push(self, notice: Told) -> None:
         if self._count >= self.limit:
-            self._fresh.clear()
-            self._text = bytearray(Gap("cut", self._count, notice.number - 1).line())
-            self._count = 0
+            self._cut(notice.number - 1)
         self._count += 1
         self._fresh.append(notice)
 
@@ -295,6 +325,32 @@ class Log:
             self._count += len(notices)
             self._fresh += notices
 
+    def _cut(self, last: int) -> None:
+        self._fresh.clear()
+        self._text = bytearray(Gap("cut", self._count, last).line())
+        self._count = 0
+        self._recount()
+
+    def _recount(self) -> None:
+        if self._kept is not None:
+            size = len(self._text or b"")
+            self._kept.used += size - self._counted
+            self._counted = size
+
+    def __del__(self) -> None:
+        if self._kept is not None:
+            self._kept.used -= self._counted
+
+    @property
+    def held(self) -> int:
+        """How much it keeps, in events."""
+        return self._count
+
+    def drop(self, last: int) -> None:
+        """Be cut now. last: the number of the last event."""
+        if self._count:
+            self._cut(last)
+
     def text(self) -> bytearray:
         """All of it. The caller must not change or keep it."""
         if self._text is None:
@@ -302,4 +358,7 @@ class Log:
         if self._fresh:
             self._text += b"".join([notice.line() for notice in self._fresh])
             self._fresh.clear()
+            self._recount()
+            if self._kept is not None:
+                self._kept.check()  # this one may be cut by it
         return self._text

@@ -14,16 +14,18 @@ from __future__ import annotations
 
 import errno
 import sys
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from wqfs.abi import records as r
 from wqfs.event import Event, Log, Stream, Told
+from wqfs.kept import EVENT_BYTES, Batch, Kept
 from wqfs.queue import Queue
 
 
 class WatchRefused(OSError):
-    """A watch cannot be added or removed. errno: EINVAL, EBUSY, EBADSLT, EDQUOT, EEXIST."""
+    """A watch cannot be added or removed. errno: EINVAL, EBUSY, EBADSLT, EDQUOT, EEXIST, ENOSPC."""
 
 
 class Watchable:
@@ -147,48 +149,68 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of the tables. watches: a user's; objects: a watch's; depths in records or events."""
+    """Bounds of the tables. watches: a user's; queues: watches of all users; objects: a watch's; depths in
+    records or events; memory: bytes of events and of logs' texts."""
 
     watches: int = 1024
+    queues: int = 16384
     objects: int = 1024
     depth: int = 256
     events_depth: int = 1024
     log_events: int = 4096
+    memory: int = 128 << 20
 
 
 class Watches:
     """All watches of a mount, and the count of events.
 
-    strict: no default depth and nothing watched until named, as the kernel. trusted: the users
+    strict: no default depth and nothing watched until named, as the kernel. private: whether only the trusted hear of
+    what `publish` is not told who may hear of, which is all but keys, and of raw records. trusted: the users
     whose watches without objects see everything; those of others see what `publish` is told that
     they may. None trusts all.
     """
 
     def __init__(
-        self, limits: Limits = Limits(), *, strict: bool = False, trusted: frozenset[int] | None = None
+        self,
+        limits: Limits = Limits(),
+        *,
+        strict: bool = False,
+        private: bool = False,
+        trusted: frozenset[int] | None = None,
     ) -> None:
         self.limits = limits
         self.strict = strict
+        self.private = private
         self._trusted = trusted
         self.by_name: dict[str, Watch] = {}
         self.by_number: dict[int, Watch] = {}
+        self.named: list[int] = []
+        """The numbers of the watches that have a name, in order."""
         self.last_event = 0
         """The number of the last event, 0 before the first."""
+        self.kept = Kept(limits.memory)
+        self.kept.on_full = self._let_go_of_some
         self._everything: dict[int, Watch] = {}
         self._everything_else: dict[int, Watch] = {}  # of those who are not trusted
         self._owned: dict[int, int] = {}
         self._last_number = 0
 
+    def trusts(self, uid: int) -> bool:
+        """Whether the user may hear of everything."""
+        return self._trusted is None or uid in self._trusted
+
     # -- watches
 
     def make(self, name: str, uid: int, gid: int, now_ns: int) -> Watch:
-        """A watch called `name`, or a nameless one. Raises EEXIST, or EDQUOT for one too many: a
-        user's watches count until nobody can read them any more."""
+        """A watch called `name`, or a nameless one. Raises EEXIST, EDQUOT for one too many of the user's, ENOSPC for
+        one too many of all: a watch counts until nobody can read it any more."""
         if name in self.by_name:
             raise WatchRefused(errno.EEXIST, f"a watch called {name!r} is there already")
         owned = self._owned.get(uid, 0)
         if owned >= self.limits.watches:
             raise WatchRefused(errno.EDQUOT, f"user {uid} has {owned} watches, the limit max_watches")
+        if len(self.by_number) >= self.limits.queues:
+            raise WatchRefused(errno.ENOSPC, f"there are {self.limits.queues} watches, the limit max_queues")
         self._owned[uid] = owned + 1
         self._last_number += 1
         queue = Queue(0 if self.strict else self.limits.depth)
@@ -198,7 +220,8 @@ class Watches:
         self.by_number[watch.number] = watch
         if name:
             self.by_name[name] = watch
-            watch.sinks = (Log(self.limits.log_events),)
+            self.named.append(watch.number)
+            watch.sinks = (Log(self.limits.log_events, self.kept),)
         if not self.strict:
             self.watch_everything(watch, True)
         return watch
@@ -208,6 +231,7 @@ class Watches:
         descriptors: `forget` ends it. Raises KeyError."""
         watch = self.by_name.pop(name)
         watch.name = ""
+        del self.named[bisect_left(self.named, watch.number)]
         watch.queue.readers -= 1
         watch.let_go()
         return watch
@@ -246,8 +270,7 @@ class Watches:
             self._stop_everything(watch)
             return
         watch.everything = True
-        trusted = self._trusted is None or watch.uid in self._trusted
-        (self._everything if trusted else self._everything_else)[watch.number] = watch
+        (self._everything if self.trusts(watch.uid) else self._everything_else)[watch.number] = watch
 
     def _stop_everything(self, watch: Watch) -> None:
         watch.everything = False
@@ -286,7 +309,17 @@ class Watches:
     def event(self, now_ns: int, record: bytes, names: dict[str, str | int | bool]) -> Event:
         """A new event with the next number. Nobody is told: see `publish`."""
         self.last_event += 1
-        return Event(self.last_event, now_ns, record, names)
+        text = sum([len(value) for value in names.values() if value.__class__ is str])
+        return Event(self.last_event, now_ns, record, names, self.kept.batch(EVENT_BYTES + text))
+
+    def _let_go_of_some(self) -> None:
+        """Too many bytes are kept: those who keep most lose what they have, until a quarter is free."""
+        self.kept.end_batch()
+        sinks = [sink for watch in self.by_number.values() for sink in watch.sinks]
+        for sink in sorted(sinks, key=lambda sink: sink.held, reverse=True):
+            if self.kept.used <= self.kept.limit * 3 // 4:
+                break
+            sink.drop(self.last_event)
 
     def publish(
         self,
@@ -297,7 +330,7 @@ class Watches:
     ) -> None:
         """Tell the entries in `audience`, each with its own flag bits of `info`, in that order; and
         every watch that watches everything, with the flag bits `everything`. may_see: whether a
-        user (uid, gid) who is not trusted may hear of it without having named it; None for yes."""
+        user (uid, gid) who is not trusted may hear of it without having named it; None for yes, or no if `private`."""
         notices: dict[int, Told] = {}
         for entry, flags in audience:
             bits = entry.id << r.WATCH_INFO_ID__SHIFT | flags
@@ -310,23 +343,37 @@ class Watches:
             for watch in self._everything.values():
                 watch.deliver(notice)
             for watch in self._everything_else.values():
-                if may_see is None or may_see(watch.uid, watch.gid):
+                if not self.private if may_see is None else may_see(watch.uid, watch.gid):
                     watch.deliver(notice)
+        self.kept.check()
+
+    def tell(self, event: Event, entries: Iterable[Entry]) -> None:
+        """Tell these entries alone."""
+        for entry in entries:
+            entry.watch.deliver(event.notice(entry.id << r.WATCH_INFO_ID__SHIFT))
+        self.kept.check()
+
+    def _hear_raw(self) -> Iterable[Watch]:
+        """The watches that raw records are for, if they watch anything."""
+        watches = self.by_number.values()
+        return [watch for watch in watches if self.trusts(watch.uid)] if self.private else watches
 
     def publish_raw(self, raw: Sequence[bytes], now_ns: int) -> None:
-        """Tell every watch that watches anything, with exactly these bytes, IDs included."""
+        """Tell every watch that watches anything (of the trusted, if `private`), with exactly these bytes, IDs
+        included."""
         if len(raw) != 1:
             self._publish_many_raw(raw, now_ns)
             return
         self.last_event += 1
-        event = Event(self.last_event, now_ns, raw[0], _RAW)
+        event = Event(self.last_event, now_ns, raw[0], _RAW, self.kept.batch(EVENT_BYTES))
         unfiltered = raw[0][_TYPE_BYTES] == _META
-        for watch in self.by_number.values():
+        for watch in self._hear_raw():
             if watch.everything or watch.entries:
                 if unfiltered:
                     watch.deliver_unfiltered(event)
                 else:
                     watch.deliver(event)
+        self.kept.check()
 
     def deliver_raw(self, watch: Watch, record: bytes, now_ns: int) -> None:
         """Tell one watch, with exactly these bytes; b"" tells nothing. Who is told so hears no longer of everything,
@@ -347,10 +394,13 @@ class Watches:
             return
         first = self.last_event + 1
         self.last_event += len(raw)
-        events: list[Told] = [Event(number, now_ns, record, _RAW) for number, record in enumerate(raw, first)]
-        for watch in self.by_number.values():
+        batch = Batch(self.kept)
+        batch.add(EVENT_BYTES * len(raw))
+        events: list[Told] = [Event(number, now_ns, record, _RAW, batch) for number, record in enumerate(raw, first)]
+        for watch in self._hear_raw():
             if watch.everything or watch.entries:
                 watch.deliver_all(events)
+        self.kept.check()
 
 
 _RAW: dict[str, str | int | bool] = {"raw": True}

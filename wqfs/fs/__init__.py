@@ -17,11 +17,13 @@ nodes       the tree: which place has which number and mode
 filesystem  everything that one mount is made of, and what opening each place gives
 control     what a line of post, objects, filter or depth does to the core
 views, metrics, refusals   the texts: sim/*, status, metrics, errors
-caller, vm  reading the memory of who calls an ioctl
+caller, caller_helper, vm  reading the memory of who calls an ioctl, in a process of its own
 mounting    fusermount3, and the mount table
+privileges, keeper   becoming a service user for good, and the process that stays root to unmount
 handover    a mount that goes over a socket to another process, which serves it
 options     the mount command's arguments
 session     one mount being served: its tasks, and the ways in which it ends
 streams     the standard streams, where some were closed
 daemon      the process: background, exit codes, log
+logs        a log that neither floods nor waits
 """

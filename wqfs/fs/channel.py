@@ -26,6 +26,7 @@ from typing import Final
 from wqfs.abi import fuse
 from wqfs.fs.channel_limits import MAX_PAGES, MAX_WRITE
 from wqfs.fs.handles.base import Caller, Handle, Source, Wait
+from wqfs.fs.shares import Shares
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +54,10 @@ class Channel:
 
     send: takes the bytes of one reply or notification; forward: those of one request for pyfuse3.
     handles: open files by their number in FUSE messages, filled by who opens them. max_waiting:
-    readers that may wait at once; one more gets ENOMEM. clock: seconds, asked once per waiting
-    read; None where no read has a deadline. on_started: called when INIT has been answered.
+    readers that may wait at once; one more gets ENOMEM. max_user_waiting, max_user_handles: readers of one user, None
+    for all of max_waiting, and what one user may have open (asked by who opens); one more gets EDQUOT. clock:
+    seconds, asked once per waiting read; None where no read has a deadline. on_started: called when INIT has been
+    answered.
     """
 
     def __init__(
@@ -63,12 +66,19 @@ class Channel:
         forward: Callable[[bytes], object],
         *,
         max_waiting: int = 16384,
+        max_user_waiting: int | None = None,
+        max_user_handles: int = 24576,
         clock: Callable[[], float] | None = None,
         on_started: Callable[[], object] | None = None,
     ) -> None:
         self._send = send
         self._forward = forward
         self._max_waiting = max_waiting
+        self._waits = Shares(max_waiting if max_user_waiting is None else max_user_waiting)
+        self._waits_for: dict[int, int] = {}
+        self.opened = Shares(max_user_handles)
+        self.opened_by: dict[int, int] = {}
+        """Of the handles that count for a user, the user; filled by who opens them, with `opened`."""
         self._clock = clock
         self.handles: dict[int, Handle] = {}
         self.ready: list[Source] = []
@@ -77,13 +87,14 @@ class Channel:
         self._opening: set[int] = set()
         self._starting: set[int] = set()
         self._on_started = on_started
+        # With the least size: the buffer holds what was in it before, behind a request that is too short.
         self._serve = {
-            fuse.READ: self._read,
-            fuse.WRITE: self._write,
-            fuse.POLL: self._poll,
-            fuse.IOCTL: self._ioctl,
-            fuse.INTERRUPT: self._interrupt,
-            fuse.RELEASE: self._release,
+            fuse.READ: (self._read, fuse.READ_IN.size),
+            fuse.WRITE: (self._write, fuse.WRITE_IN.size),
+            fuse.POLL: (self._poll, fuse.POLL_IN.size),
+            fuse.IOCTL: (self._ioctl, fuse.IOCTL_IN.size),
+            fuse.INTERRUPT: (self._interrupt, fuse.INTERRUPT_IN.size),
+            fuse.RELEASE: (self._release, fuse.RELEASE_IN.size),
         }
 
     # -- from the kernel
@@ -91,13 +102,14 @@ class Channel:
     def receive(self, message: memoryview, size: int) -> None:
         """Serve the request in the first `size` bytes of `message`, which is reused afterwards."""
         length, opcode = _LENGTH_AND_OPCODE(message)
-        serve = self._serve.get(opcode)
-        if serve is None:
+        served = self._serve.get(opcode)
+        if served is None:
             self._pass_on(opcode, bytes(message[:size]))
             return
+        serve, least = served
         try:
-            if length != size:
-                raise ValueError(f"expected a request of {length} bytes, not {size}")
+            if length != size or size < least:
+                raise ValueError(f"expected a request of {max(length, least)} bytes, not {size}")
             serve(message, size)
         except Exception:
             _, _, unique = fuse.START.unpack_from(message)
@@ -126,27 +138,35 @@ class Channel:
         if data.__class__ is bytes:
             self._send(_OUT(_OUT_SIZE + len(data), 0, unique) + data)
         elif data is None:
-            self._wait(unique, handle, wanted, flags)
+            self._wait(unique, handle, wanted, flags, _CALLER(message)[0])
         elif data.__class__ is int:
             self._send(_OUT(_OUT_SIZE, data, unique))
         else:
             self._send(_OUT(_OUT_SIZE + len(data), 0, unique) + bytes(data))  # type: ignore[arg-type]
 
-    def _wait(self, unique: int, handle: Handle, size: int, flags: int) -> None:
+    def _wait(self, unique: int, handle: Handle, size: int, flags: int, uid: int) -> None:
         source = handle.source()
         if source is None:
             raise TypeError(f"{handle!r} has nothing to wait for")
         if flags & os.O_NONBLOCK:
             self._error(unique, errno.EAGAIN)
         else:
-            self._park(unique, handle, source, size)
+            self._park(unique, handle, source, size, uid)
 
-    def _park(self, unique: int, handle: Handle, source: Source, size: int) -> None:
-        """Let a request wait until `source` is ready and `handle` has an answer."""
+    def _park(self, unique: int, handle: Handle, source: Source, size: int, uid: int) -> None:
+        """Let a request of the user wait until `source` is ready and `handle` has an answer."""
+        if unique in self.waiting:
+            raise ValueError(f"expected a number that no request has that waits, not {unique}")
         if len(self.waiting) >= self._max_waiting:
             log.warning("a call was refused: %d wait already, the limit max_waiting", self._max_waiting)
             self._error(unique, errno.ENOMEM)
+        elif self._waits.full(uid):
+            limit = self._waits.most
+            log.warning("a call of user %d was refused: %d wait, the limit max_user_waiting", uid, limit)
+            self._error(unique, errno.EDQUOT)
         else:
+            self._waits.take(uid)
+            self._waits_for[unique] = uid
             source.waiters[unique] = (handle, size, self._clock() if self._clock else 0.0)
             self.waiting[unique] = source
             source.arm()
@@ -189,23 +209,30 @@ class Channel:
         if handle is None or flags & fuse.FUSE_IOCTL_DIR:
             self._error(unique, errno.ENOTTY)
             return
+        if _IOCTL_DATA_AT + in_size != size:
+            raise ValueError(f"expected {in_size} bytes with an ioctl, not {size - _IOCTL_DATA_AT}")
         caller: Caller = _CALLER(message)
         data = handle.ioctl(command, argument, message[_IOCTL_DATA_AT : _IOCTL_DATA_AT + in_size], caller)
         if data.__class__ is int:
             self._send(_OUT(_OUT_SIZE, data, unique))
         elif data.__class__ is Wait:
-            self._park(unique, data.handle, data.source, 0)
+            self._park(unique, data.handle, data.source, 0, caller[0])
         else:
             out_size = fuse.IOCTL_OUT.size + len(data)  # type: ignore[arg-type]
             self._send(fuse.IOCTL_OUT.pack(out_size, 0, unique, 0, 0, 0, 0) + data)  # type: ignore[operator]
 
     def _interrupt(self, message: memoryview, size: int) -> None:
         (interrupted,) = fuse.INTERRUPT_IN.unpack_from(message)
-        self.end_wait(interrupted, errno.EINTR)
+        source = self.waiting.get(interrupted)
+        if source is not None and source.interruptible:
+            self.end_wait(interrupted, errno.EINTR)
 
     def _release(self, message: memoryview, size: int) -> None:
         unique, fh = fuse.RELEASE_IN.unpack_from(message)
         handle = self.handles.pop(fh, None)
+        uid = self.opened_by.pop(fh, None)
+        if uid is not None:
+            self.opened.give(uid)
         try:
             if handle is not None:
                 source = handle.source()
@@ -223,6 +250,9 @@ class Channel:
             source.waiters.clear()
             source.arm()
         self.waiting.clear()
+        for uid in self._waits_for.values():
+            self._waits.give(uid)
+        self._waits_for.clear()
 
     def forget_asked(self) -> None:
         """Nothing is asked of pyfuse3: it is another one now."""
@@ -233,6 +263,7 @@ class Channel:
         """End the waiting read `unique` with the errno `number`; nothing if it does not wait here."""
         source = self.waiting.pop(unique, None)
         if source is not None:
+            self._waits.give(self._waits_for.pop(unique))
             del source.waiters[unique]
             source.arm()
             self._error(unique, number)
@@ -272,6 +303,7 @@ class Channel:
                 break
             del waiters[unique]
             del self.waiting[unique]
+            self._waits.give(self._waits_for.pop(unique))
             if data.__class__ is int:
                 self._send(_OUT(_OUT_SIZE, data, unique))
             else:

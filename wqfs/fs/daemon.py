@@ -7,6 +7,7 @@ the mount would hang a systemd automount, which lets only the mounter's process 
 
 from __future__ import annotations
 
+import errno
 import faulthandler
 import logging
 import logging.handlers
@@ -18,9 +19,12 @@ from contextlib import suppress
 from typing import Final
 
 from wqfs import __version__
-from wqfs.fs import handover
+from wqfs.fs import handover, privileges
+from wqfs.fs.keeper import Keeper
+from wqfs.fs.logs import Flood, Syslog
 from wqfs.fs.mounting import MountFailed, mount, taken_over, unmount
-from wqfs.fs.options import CommandLine, UsageError, parse_command_line, parse_options
+from wqfs.fs.options import CommandLine, Options, UsageError, parse_command_line, parse_options
+from wqfs.fs.privileges import Identity
 from wqfs.fs.streams import open_missing_streams
 from wqfs.fs.supervisor import Told, supervise
 
@@ -62,8 +66,20 @@ options
   max_objects=N   objects of one watch (default 1024), EDQUOT beyond
   max_waiting=N   readers that wait at once (default 16384), ENOMEM beyond
   max_line=N      bytes of one command line (default 4096), EINVAL beyond
+  max_user_waiting=N   those of one user (default 12288), EDQUOT beyond
+  max_handles=N   open files and directories (default 32768), ENFILE beyond
+  max_user_handles=N   those of one user (default 24576), EDQUOT beyond
+  max_queues=N    watches and open root queues of all users (default 16384), ENOSPC beyond
+  max_memory=MIB  MiB of events and texts kept for readers (default 256): beyond it the largest `log` is
+                  cut, the longest `events` loses, and a read of another text is ENOMEM
+  max_mounts=N    simulated mounts (default 100000), ENOSPC beyond
+  max_keys=N      simulated keys of all users (default 100000), EDQUOT beyond
+  max_processes=N simulated processes and threads (default 32768), ENOMEM beyond
+  max_devices=N   simulated block devices (default 16384), ENOSPC beyond
   allow_other     other users may use the mount; for anyone but root it needs user_allow_other in
                   /etc/fuse.conf; allow_root: root may
+  private_mounts  users other than the owner and root hear of their keys alone, not of mounts, superblocks, devices
+  user=NAME       once mounted, serve as this user, with no privilege left; for root, with allow_other
   uid=N gid=N     owner of the files (default: who mounts); umask=OCTAL takes bits from all modes
   ro              nothing can be made or posted
   fsname=NAME     shown as the source of the mount (default: SOURCE or wqfs)
@@ -109,7 +125,8 @@ def _run(line: CommandLine, program: str, on_started: Callable[[], object] | Non
     try:
         # Late, for it costs a quarter of a second that a usage error need not wait for; and before
         # the mount, which may hide where it comes from.
-        from wqfs.fs.session import serve
+        from wqfs.fs import supervision
+        from wqfs.fs.session import Privileged, serve
     except ModuleNotFoundError as error:
         return _complain(
             program,
@@ -118,6 +135,11 @@ def _run(line: CommandLine, program: str, on_started: Callable[[], object] | Non
         )
     # Between the mount and the first look for signals nothing could unmount: they wait until then.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    owner = (os.getuid(), os.getgid())
+    try:
+        identity = _identity(options, ours=ours)
+    except UsageError as error:
+        return _complain(program, str(error), EXIT_USAGE)
     try:
         if line.fuse_socket is not None:
             connection, fuse_fd, told = handover.take(line.fuse_socket)
@@ -139,13 +161,39 @@ def _run(line: CommandLine, program: str, on_started: Callable[[], object] | Non
             STOP_SIGNALS,
             started,
         )
+    keeper: Keeper | None = None
+    privileged = Privileged()
     try:
-        gone = serve(mountpoint, fuse_fd, options, STOP_SIGNALS, started, line.ready_fd, ours=ours)
-    except Exception:
-        log.exception("%s: the daemon ends on a fault of its own", mountpoint)
+        if identity is not None:
+            if ours:
+                keeper = Keeper(mountpoint)
+                look = supervision.is_wanted(line.ready_fd)
+                check = supervision.start_check(mountpoint, (identity.uid, identity.gid)) if look else None
+                privileged = Privileged(keeper.try_unmount, check)
+            privileges.drop(identity)
+        gone = serve(
+            mountpoint,
+            fuse_fd,
+            options,
+            STOP_SIGNALS,
+            started,
+            line.ready_fd,
+            owner=owner,
+            ours=ours,
+            privileged=privileged,
+        )
+    except Exception as error:
         if ours:
-            unmount(mountpoint, lazy=True)
+            unmount(mountpoint, lazy=True, by=privileged.try_unmount)
+        if _is_out_of_files(error):
+            return _complain(
+                program, f"{mountpoint}: too many open files: let wqfs have 64 descriptors (ulimit -n 64).", EXIT_SYSTEM
+            )
+        log.exception("%s: the daemon ends on a fault of its own", mountpoint)
         return _complain(program, f"{mountpoint}: ended by a fault of wqfs's own; the log has it.", EXIT_SYSTEM)
+    finally:
+        if keeper is not None:
+            keeper.close()
     if connection is not None:
         connection.close()
     return EXIT_OK if gone else EXIT_SYSTEM
@@ -165,6 +213,25 @@ def _be_daemon(mountpoint: str, fuse_fd: int, line: CommandLine, told: Told, *, 
 
     gone = serve(mountpoint, fuse_fd, line.options, STOP_SIGNALS, started, line.ready_fd, told=told)
     return EXIT_OK if gone else EXIT_SYSTEM
+
+
+def _identity(options: Options, *, ours: bool) -> Identity | None:
+    """Whom to become once it is mounted; None to stay who this is. Raises UsageError."""
+    if options.user is None:
+        return None
+    if os.geteuid():
+        raise UsageError("Option user is for root: a mount that a user makes is served as that user already.")
+    if options.survive:
+        raise UsageError("Options user and survive exclude each other: a successor starts as who mounted.")
+    if ours and not options.allow_other:
+        raise UsageError("Option user needs allow_other: without it only root could look into the mount.")
+    return privileges.identity_of(options.user)
+
+
+def _is_out_of_files(error: Exception) -> bool:
+    if isinstance(error, ExceptionGroup):  # trio's
+        return any(isinstance(each, Exception) and _is_out_of_files(each) for each in error.exceptions)
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
 
 
 def _foreground_started(mountpoint: str) -> None:
@@ -212,9 +279,11 @@ def _log_to(line: CommandLine, *, background: bool) -> None:
         handlers.append(logging.StreamHandler())
     elif os.path.exists("/dev/log"):
         with suppress(OSError):
-            syslog = logging.handlers.SysLogHandler("/dev/log", logging.handlers.SysLogHandler.LOG_DAEMON)
+            syslog = Syslog("/dev/log", Syslog.LOG_DAEMON)
             syslog.ident = f"wqfs[{os.getpid()}]: "
             handlers.append(syslog)
+    for handler in handlers:
+        handler.addFilter(Flood())
     logging.basicConfig(
         level=logging.DEBUG if line.debug else logging.INFO,
         format="%(levelname)s %(name)s: %(message)s",

@@ -59,6 +59,8 @@ class Device:
         names: socket.socket,
         *,
         max_waiting: int = 16384,
+        max_user_waiting: int | None = None,
+        max_user_handles: int = 24576,
         clock: Callable[[], float] | None = None,
         on_started: Callable[[], object] | None = None,
         recorder: Recorder | None = None,
@@ -84,17 +86,22 @@ class Device:
         self._result: outcome.Outcome[Any] | None = None
         self._gone = trio.Event()
         self._send = self._make_send()
-        if recorder is None:
-            self.channel = Channel(
-                self._send, self._forward, max_waiting=max_waiting, clock=clock, on_started=on_started
-            )
-        else:
+        if recorder is not None:
             recorder.send, recorder.forward, recorder.drain = self._send, self._forward, self._drain_names
-            if not hasattr(recorder, "channel"):
-                recorder.channel = Channel(
-                    recorder.hold, recorder.pass_on, max_waiting=max_waiting, clock=clock, on_started=on_started
-                )
+        if recorder is not None and hasattr(recorder, "channel"):
             self.channel = recorder.channel
+        else:
+            self.channel = Channel(
+                self._send if recorder is None else recorder.hold,
+                self._forward if recorder is None else recorder.pass_on,
+                max_waiting=max_waiting,
+                max_user_waiting=max_user_waiting,
+                max_user_handles=max_user_handles,
+                clock=clock,
+                on_started=on_started,
+            )
+        if recorder is not None:
+            recorder.channel = self.channel
         self._serve = self.channel.receive if recorder is None else recorder.receive
         debugging = log.isEnabledFor(logging.DEBUG)
         self._receive = self._receive_and_tell if debugging else self._serve

@@ -18,13 +18,16 @@ from wqfs.fs.channel import Channel
 from wqfs.fs.control import Control
 from wqfs.fs.handles.base import Caller, Handle, Source
 from wqfs.fs.handles.calls import CallsHandle
+from wqfs.fs.handles.fetching import Fetch
 from wqfs.fs.handles.lines import LineContext, LineHandle, RecordsHandle, WholeTextHandle
-from wqfs.fs.handles.queue import QueueContext, QueueHandle, ReadMemory
+from wqfs.fs.handles.queue import QueueContext, QueueHandle
 from wqfs.fs.handles.text import ChangingTextHandle, EventsHandle, LogHandle, TextHandle
 from wqfs.fs.nodes import Place
 from wqfs.fs.options import Options
 from wqfs.fs.refusals import Refusals
+from wqfs.kept import Kept
 from wqfs.sim.command import Actor
+from wqfs.sim.limits import SimLimits
 from wqfs.sim.system import System
 from wqfs.watch import Limits, Watch, Watches
 
@@ -35,7 +38,7 @@ _NOTHING: Final = lambda: b""  # noqa: E731
 
 
 class OpenRefused(OSError):
-    """A file cannot be opened. errno: ENOENT, EISDIR, ENFILE."""
+    """A file cannot be opened. errno: ENOENT, EISDIR, ENFILE, EDQUOT."""
 
 
 class Note:
@@ -73,7 +76,7 @@ class Changes:
 class Filesystem:
     """One mount.
 
-    uid, gid: who mounts; read_memory: see handles.queue.ReadMemory. `channel` is set before the
+    uid, gid: who mounts; fetch: see handles.fetching.Fetch. `channel` is set before the
     first request comes.
     """
 
@@ -82,7 +85,7 @@ class Filesystem:
         options: Options,
         uid: int,
         gid: int,
-        read_memory: ReadMemory,
+        fetch: Fetch,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.options = options
@@ -90,13 +93,30 @@ class Filesystem:
         self.gid = gid if options.gid is None else options.gid
         limits = Limits(
             watches=options.max_watches,
+            queues=options.max_queues,
             objects=options.max_objects,
             depth=options.depth,
             events_depth=options.events_depth,
             log_events=options.log_events,
+            memory=options.max_memory << 19,
         )
-        self.watches = Watches(limits, strict=options.strict, trusted=frozenset((self.uid, 0)))
-        self.system = system = System(self.watches, now_ns=now_ns())
+        self.watches = Watches(
+            limits,
+            strict=options.strict,
+            private=options.private_mounts,
+            trusted=frozenset((self.uid, 0)),
+        )
+        self.system = system = System(
+            self.watches,
+            now_ns=now_ns(),
+            limits=SimLimits(
+                mounts=options.max_mounts,
+                keys=options.max_keys,
+                processes=options.max_processes,
+                devices=options.max_devices,
+                descriptors=options.max_handles,
+            ),
+        )
         self._real_ns = now_ns
         self.now_ns: Callable[[], int] = lambda: now_ns() + system.ahead_ns
         """The simulated system's time; files have the real one."""
@@ -110,16 +130,18 @@ class Filesystem:
         """Called when `collect` has to be called at another time than it said."""
         self._schedule: tuple[int | None, int] = (None, 0)
         self._last_handle = 0
+        self._directories = 0
         self._sources: dict[int, Source] = {}
         self._mount_source: Source | None = None
         self._hung_up = False
         self._watches_changed_ns = now_ns()
         self._version = 0
         self._changed_ns = self.started_ns = now_ns()
-        self._lines = LineContext(options.max_line, self.refusals.add)
+        self._kept_texts = Kept(options.max_memory << 19)  # the other half
+        self._lines = LineContext(options.max_line, self.refusals.add, self._kept_texts)
         self._queues = QueueContext(
             too_small=errno.ENOBUFS if options.enobufs else errno.EMSGSIZE,
-            read_memory=read_memory,
+            fetch=fetch,
             watch_object=self.control.watch_object,
             watch_key_as=self.control.watch_key_as,
             deliver=lambda watch, record: self.watches.deliver_raw(watch, record, self.now_ns()),
@@ -135,6 +157,8 @@ class Filesystem:
         permissions = stat.S_IMODE(place.mode)
         if place is nodes.WATCHES and self.options.allow_other:
             permissions = 0o1777
+        if place in nodes.OF_MOUNTS and self.options.private_mounts:
+            permissions &= 0o700
         return stat.S_IFMT(place.mode) | permissions & ~self.options.umask
 
     def fixed_size(self, place: Place) -> bool:
@@ -149,6 +173,8 @@ class Filesystem:
         """The true size of a text, bytes, for a user."""
         if self.fixed_size(place):
             return 0
+        if place in nodes.OF_MOUNTS and self.options.private_mounts and self.viewer(uid, gid) is not None:
+            return 0  # how many there are is private too
         if place is nodes.LOG and watch is not None:
             log = _log_of(watch)
             return len(log.text()) if log else 0
@@ -206,35 +232,60 @@ class Filesystem:
 
     # -- opening
 
+    def open_directory(self, uid: int) -> None:
+        """Count an open directory of the user's. Raises OpenRefused: ENFILE, EDQUOT."""
+        self._check_room(uid)
+        self._directories += 1
+        self.channel.opened.take(uid)
+
+    def close_directory(self, uid: int) -> None:
+        self._directories -= 1
+        self.channel.opened.give(uid)
+
+    def _check_room(self, uid: int) -> None:
+        """Whether one more file or directory may be open, and one more of the user's."""
+        if len(self.channel.handles) + self._directories >= self.options.max_handles:
+            raise OpenRefused(errno.ENFILE, f"{self.options.max_handles} files are open, the limit max_handles")
+        if self.channel.opened.full(uid):
+            limit = self.channel.opened.most
+            raise OpenRefused(errno.EDQUOT, f"user {uid} has {limit} files open, the limit max_user_handles")
+
     def open(self, place: Place, watch: Watch | None, flags: int, caller: Caller) -> int:
-        """The number of a new handle for `place`. Raises OpenRefused."""
-        handle = self._handle_of_watch(place, watch, flags) if watch else self._handle(place, flags, caller)
+        """The number of a new handle for `place`. Raises OpenRefused, and WatchRefused for the root's queue."""
+        uid = caller[0]
+        self._check_room(uid)
+        handle = self._handle_of_watch(place, watch, flags, caller) if watch else self._handle(place, flags, caller)
         self._last_handle += 1
         self.channel.handles[self._last_handle] = handle
+        self.channel.opened_by[self._last_handle] = uid
+        self.channel.opened.take(uid)
         return self._last_handle
 
     def _handle(self, place: Place, flags: int, caller: Caller) -> Handle:
         if place is nodes.ROOT_QUEUE:
             watch = self.make_watch("", caller[0], caller[1])
-            return self._handle_of_watch(nodes.QUEUE, watch, flags)
+            return self._handle_of_watch(nodes.QUEUE, watch, flags, caller)
         if place is nodes.POST:
-            return LineHandle("post", _NOTHING, self._post, self._lines)
+            return LineHandle("post", _NOTHING, _as_opened(self._post, caller), self._lines)
         if place is nodes.RECORDS:
             return RecordsHandle(self._deliver_raw, self.refusals.add)
         if place is nodes.CALLS:
-            return CallsHandle(self._call, self.refusals.add)
+            return CallsHandle(self._call, self.refusals.add, self._kept_texts)
         if place is nodes.MOUNTINFO:
             if self._mount_source is None:
                 self._mount_source = Source(self.mount_changes, self.channel.ready)
             return ChangingTextHandle(
-                lambda: self._texts.text(place, None), lambda: self.mount_changes.number, self._mount_source
+                lambda: self._texts.text(place, None),
+                lambda: self.mount_changes.number,
+                self._mount_source,
+                self._kept_texts,
             )
         if place.is_directory:
             raise OpenRefused(errno.EISDIR, "a directory")
         viewer = self.viewer(caller[0], caller[1])
-        return TextHandle(lambda: self._texts.text(place, None, viewer))
+        return TextHandle(lambda: self._texts.text(place, None, viewer), kept=self._kept_texts)
 
-    def _handle_of_watch(self, place: Place, watch: Watch, flags: int) -> Handle:
+    def _handle_of_watch(self, place: Place, watch: Watch, flags: int, caller: Caller) -> Handle:
         if place.is_directory:
             raise OpenRefused(errno.EISDIR, "a directory")
         watch.handles += 1
@@ -256,7 +307,7 @@ class Filesystem:
         released = lambda: self._released(watch)  # noqa: E731
         if place is nodes.OBJECTS:
             run = lambda line, caller: self.control.objects_line(watch, line, caller)  # noqa: E731
-            return LineHandle("objects", view, run, self._lines, released)
+            return LineHandle("objects", view, _as_opened(run, caller), self._lines, released)
         if place is nodes.DEPTH:
             return LineHandle(
                 "depth",
@@ -275,7 +326,7 @@ class Filesystem:
             )
             whole.truncated = bool(flags & os.O_TRUNC)  # the kernel sends no SETATTR for `>`
             return whole
-        return TextHandle(view, released)
+        return TextHandle(view, released, self._kept_texts)
 
     def truncate(self, place: Place, watch: Watch | None, fh: int | None) -> None:
         """Cut a file to nothing: empties a filter, at the close when a descriptor did it; else nothing."""
@@ -349,10 +400,22 @@ class Filesystem:
 
     # -- looking
 
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of events and texts that are kept for readers, about."""
+        return self.watches.kept.used + self._kept_texts.used
+
     def queue_waits(self, watch: Watch) -> tuple[int, int]:
         """(readers, pollers) that wait on a watch's queue now."""
         source = self._sources.get(watch.number)
         return (len(source.waiters), len(source.pollers)) if source else (0, 0)
+
+
+def _as_opened(run: Callable[[str, Caller], None], opener: Caller) -> Callable[[str, Caller], None]:
+    """`run` with the rights of who opened the file, whoever writes: a set-user-ID program that prints what its caller
+    wants must not lend its rights to the caller's redirection."""
+    uid, gid, _ = opener
+    return lambda line, writer: run(line, (uid, gid, writer[2]))
 
 
 def _log_of(watch: Watch) -> Log | None:

@@ -50,6 +50,7 @@ def text(filesystem: Filesystem) -> str:
     add("records_queued", "gauge", "Records queued in all queues there are.", queued)
     add("records_lost", "gauge", "Records lost by the queues there are.", lost)
     add("records_filtered", "gauge", "Records kept out by the filters of the queues there are.", filtered)
+    add("kept_bytes", "gauge", "Bytes of events and texts kept for readers, about.", filesystem.kept_bytes)
     add("mounts", "gauge", "Mounts of the simulated system.", len(filesystem.system.mounts.by_id))
     add("keys", "gauge", "Keys of the simulated system.", len(filesystem.system.keys.by_serial))
     return "".join(lines)

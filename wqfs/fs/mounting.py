@@ -16,8 +16,10 @@ import socket
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import BinaryIO, Final
 
 from wqfs.fs.options import Options
 
@@ -64,22 +66,28 @@ class Mounted:
 
 def mount_table() -> list[Mounted]:
     """What this process's mount namespace has mounted, in the kernel's order."""
-    table = []
     with open("/proc/self/mountinfo", "rb") as file:
-        for raw in file:
-            fields = raw.split(b" ")
-            type_, source, super_options = fields[fields.index(b"-") + 1 :][:3]
-            table.append(
-                Mounted(
-                    mountpoint=_unescaped(fields[4]),
-                    device=fields[2].decode(),
-                    type=type_.decode(),
-                    number=int(fields[0]),
-                    options=fields[5].decode(),
-                    source=_unescaped(source),
-                    super_options=os.fsdecode(super_options.rstrip()),
-                )
+        return read_mount_table(file)
+
+
+def read_mount_table(file: BinaryIO) -> list[Mounted]:
+    """The same from mountinfo, open already: who reads it again needs no further descriptor."""
+    file.seek(0)
+    table = []
+    for raw in file:
+        fields = raw.split(b" ")
+        type_, source, super_options = fields[fields.index(b"-") + 1 :][:3]
+        table.append(
+            Mounted(
+                mountpoint=_unescaped(fields[4]),
+                device=fields[2].decode(),
+                type=type_.decode(),
+                number=int(fields[0]),
+                options=fields[5].decode(),
+                source=_unescaped(source),
+                super_options=os.fsdecode(super_options.rstrip()),
             )
+        )
     return table
 
 
@@ -227,10 +235,11 @@ def _explained(complaint: str, mountpoint: str) -> MountFailed:
     return MountFailed(f"Mounting on {mountpoint} failed: {text or 'fusermount3 said nothing'}.")
 
 
-def unmount(mountpoint: str, lazy: bool) -> bool:
+def unmount(mountpoint: str, lazy: bool, by: Callable[[str, bool], str] | None = None) -> bool:
     """Unmount; lazy: even while it is in use. Returns whether no wqfs is mounted there any more, for
-    somebody else may have unmounted it meanwhile; logs why one still is, if lazy."""
-    complaint = try_unmount(mountpoint, lazy)
+    somebody else may have unmounted it meanwhile; logs why one still is, if lazy. by: who does it instead of
+    `try_unmount`."""
+    complaint = (by or try_unmount)(mountpoint, lazy)
     if complaint and lazy:
         log.error("%s: cannot be unmounted: %s", mountpoint, complaint)
     return not complaint
@@ -238,18 +247,29 @@ def unmount(mountpoint: str, lazy: bool) -> bool:
 
 def try_unmount(mountpoint: str, lazy: bool) -> str:
     """As `unmount`, but returns what fusermount3 said when a wqfs is still mounted there, else ""."""
-    done = subprocess.run(
-        [_fusermount(), "-u", *(["-z"] if lazy else []), "--", mountpoint],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        timeout=_FUSERMOUNT_LIMIT,
-        env={**os.environ, "LC_ALL": "C"},
-        check=False,
-    )
-    if done.returncode == 0:
+    command = [_fusermount(), "-u", *(["-z"] if lazy else []), "--", mountpoint]
+    environment = {**os.environ, "LC_ALL": "C"}
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            timeout=_FUSERMOUNT_LIMIT,
+            env=environment,
+            check=False,
+        )
+        code, said = done.returncode, done.stderr.decode("utf-8", "replace").strip()
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        # No descriptor is left for pipes. This takes none, so that no dead mount is left either.
+        pid = os.posix_spawn(command[0], [*command[:2], "-q", *command[2:]], environment)
+        code, said = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), ""
+    if code == 0:
         return ""
-    there = mounted_at(mountpoint)
-    if there is None or there.type != "fuse.wqfs":
-        return ""
-    return done.stderr.decode("utf-8", "replace").strip() or f"fusermount3 ended with {done.returncode}"
+    with suppress(OSError):
+        there = mounted_at(mountpoint)
+        if there is None or there.type != "fuse.wqfs":
+            return ""
+    return said or f"fusermount3 ended with {code}"

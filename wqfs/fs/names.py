@@ -17,6 +17,7 @@ import errno
 import functools
 import logging
 import os
+from bisect import bisect_right
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar, cast
 
@@ -82,7 +83,9 @@ class Names(pyfuse3.Operations):
         super().__init__()
         self._fs = filesystem
         self._started_ns = filesystem.started_ns
-        self._listings: dict[int, tuple[list[tuple[bytes, int]], int, int]] = {}
+        self._listings: dict[int, tuple[Place, int, int, int]] = {}
+        """Open directories: place, number of its watch, and who opened it. Not what was in them: a thousand of
+        `watches` open, each with the names of its moment, would be memory without a bound."""
         self._last_listing = 0
 
     # -- nodes
@@ -181,45 +184,58 @@ class Names(pyfuse3.Operations):
         place, watch = self._find(inode)
         if not place.is_directory:
             raise FUSEError(errno.ENOTDIR)
+        try:
+            self._fs.open_directory(ctx.uid)
+        except OpenRefused as error:
+            log.warning("open of %s refused: %s", place.path or "the root", error.strerror)
+            raise FUSEError(error.errno or errno.EIO) from None
         self._last_listing += 1
         # The node is in the number, so that a successor, which has not seen the open, can list it too.
         fh = inode << _LISTING_SHIFT | self._last_listing & (1 << _LISTING_SHIFT) - 1
-        self._listings[fh] = (self._listing(place, watch), ctx.uid, ctx.gid)
+        self._listings[fh] = (place, watch.number if watch else 0, ctx.uid, ctx.gid)
         return FileHandleT(fh)
 
-    def _listing(self, place: Place, watch: Watch | None) -> list[tuple[bytes, int]]:
-        """(name, node) of all that a directory holds."""
-        if place is nodes.WATCHES:
-            return [
-                (os.fsencode(w.name), nodes.node_number(nodes.WATCH, w.number))
-                for w in self._fs.watches.by_name.values()
-            ]
-        number = watch.number if watch else 0
-        return [
-            (child.name.encode(), nodes.node_number(child, number if place is nodes.WATCH else 0))
-            for child in nodes.CHILDREN[place]
-        ]
+    def close_directories(self) -> None:
+        """Before a successor of this one: who has directories open may go on listing them, and nobody counts them."""
+        for _, _, uid, _ in self._listings.values():
+            self._fs.close_directory(uid)
+        self._listings.clear()
 
     @_guarded
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
-        if fh not in self._listings:
-            self._listings[fh] = (self._listing(*self._find(fh >> _LISTING_SHIFT)), _NOBODY, _NOBODY)
-        listing, uid, gid = self._listings[fh]
-        for at in range(start_id, len(listing)):
-            name, node = listing[at]
+        opened = self._listings.get(fh)
+        if opened is None:
             try:
-                place, watch = self._find(node)
+                opened = (*nodes.place_of(fh >> _LISTING_SHIFT), _NOBODY, _NOBODY)
+            except KeyError:
+                raise FUSEError(errno.EBADF) from None
+        place, number, uid, gid = opened
+        if place is nodes.WATCHES:
+            # In the order of their numbers, which are never used again: what is there all the time comes once.
+            watches = self._fs.watches
+            for index in range(bisect_right(watches.named, start_id), len(watches.named)):
+                at = watches.named[index]
+                watch = watches.by_number[at]
+                attributes = self._attributes(nodes.WATCH, watch, uid, gid)
+                if not pyfuse3.readdir_reply(token, FileNameT(os.fsencode(watch.name)), attributes, at):
+                    break
+            return
+        children = nodes.CHILDREN[place]
+        for index in range(start_id, len(children)):
+            child = children[index]
+            try:
+                found, of = self._find(nodes.node_number(child, number))
             except FUSEError:
-                continue  # gone since the directory was opened
-            if place is nodes.WATCH and (watch is None or watch.name != os.fsdecode(name)):
-                continue  # removed since then, and still open somewhere
-            attributes = self._attributes(place, watch, uid, gid)
-            if not pyfuse3.readdir_reply(token, FileNameT(name), attributes, at + 1):
+                continue  # the watch has gone since the directory was opened
+            attributes = self._attributes(found, of, uid, gid)
+            if not pyfuse3.readdir_reply(token, FileNameT(child.name.encode()), attributes, index + 1):
                 break
 
     @_guarded
     async def releasedir(self, fh: FileHandleT) -> None:
-        self._listings.pop(fh, None)
+        listing = self._listings.pop(fh, None)
+        if listing is not None:
+            self._fs.close_directory(listing[2])
 
     @_guarded
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
@@ -232,11 +248,13 @@ class Names(pyfuse3.Operations):
             raise FUSEError(errno.EPERM)
         if len(name) > NAME_MAX:
             raise FUSEError(errno.ENAMETOOLONG)
+        if not name:  # no kernel asks; a watch without a name is an open root queue's, and would stay
+            raise FUSEError(errno.ENOENT)
         try:
             watch = self._fs.make_watch(os.fsdecode(name), ctx.uid, ctx.gid)
             self._fs.note.name_changed(("mkdir", watch.name, ctx.uid, ctx.gid))
         except WatchRefused as error:
-            log.warning("mkdir %s refused: %s", os.fsdecode(name), error.strerror)
+            log.warning("mkdir %r of user %d refused: %s", os.fsdecode(name), ctx.uid, error.strerror)
             raise FUSEError(error.errno or errno.EIO) from None
         return self._attributes(nodes.WATCH, watch, ctx.uid, ctx.gid)
 

@@ -81,6 +81,8 @@ CHILDREN: Final = {
     WATCH: (QUEUE, EVENTS, LOG, OBJECTS, FILTER, DEPTH, STATUS),
 }
 """What each directory always holds; `watches` holds the watches."""
+OF_MOUNTS: Final = frozenset((MOUNTINFO, SUPERBLOCKS, SNAPSHOT))
+"""What shows mounts, superblocks and devices; the owner's alone with `private_mounts`."""
 PARENT: Final = {child: parent for parent, children in CHILDREN.items() for child in children}
 
 

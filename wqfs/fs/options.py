@@ -24,10 +24,13 @@ class UsageError(Exception):
 class Options:
     """What a mount is made with. Each field with its option's name; see docs/man/wqfs.8.
 
-    uid, gid: owner of the tree, None for who mounts; umask: cleared from all modes. depth: the
-    depth that a queue takes at its first event when nobody sized it, records, 1..512. Limits:
-    events_depth and log_events in events, max_watches a user's watches, max_objects a watch's
-    objects, max_waiting readers that wait, max_line bytes of a command.
+    private_mounts: other users than the owner and root hear of keys alone. uid, gid: owner of the tree, None for who
+    mounts; umask: cleared from all modes. user: whom the server becomes once it has mounted, None for nobody else.
+    depth: the depth that a queue takes at its first event when nobody sized it, records, 1..512. Limits: events_depth
+    and log_events in events, max_watches a user's watches, max_objects a watch's objects, max_waiting readers that
+    wait, max_user_waiting those of one user, max_line bytes of a command, max_handles open files and directories,
+    max_user_handles those of one user, max_queues watches of all users, max_memory MiB of events and texts that are
+    kept for readers; of the simulated system max_mounts, max_keys, max_processes with their threads, max_devices.
     """
 
     allow_other: bool = False
@@ -36,9 +39,11 @@ class Options:
     strict: bool = False
     enobufs: bool = False
     survive: bool = False
+    private_mounts: bool = False
     uid: int | None = None
     gid: int | None = None
     umask: int = 0
+    user: str | None = None
     fsname: str = "wqfs"
     depth: int = 256
     events_depth: int = 1024
@@ -47,11 +52,20 @@ class Options:
     max_objects: int = 1024
     max_waiting: int = 16384
     max_line: int = 4096
+    max_user_waiting: int = 12288
+    max_handles: int = 32768
+    max_user_handles: int = 24576
+    max_queues: int = 16384
+    max_memory: int = 256
+    max_mounts: int = 100_000
+    max_keys: int = 100_000
+    max_processes: int = 32768
+    max_devices: int = 16384
     kernel: tuple[str, ...] = ()
     """Words for the kernel and fusermount3, such as `nosuid` or `noatime`."""
 
 
-_FLAGS: Final = ("allow_other", "allow_root", "ro", "strict", "enobufs", "survive")
+_FLAGS: Final = ("allow_other", "allow_root", "ro", "strict", "enobufs", "survive", "private_mounts")
 BOUNDS: Final = {
     "uid": (0, 2**32 - 2),
     "gid": (0, 2**32 - 2),
@@ -62,6 +76,15 @@ BOUNDS: Final = {
     "max_objects": (1, 1 << 20),
     "max_waiting": (1, 1 << 20),
     "max_line": (64, 64 * 1024),
+    "max_user_waiting": (1, 1 << 20),
+    "max_handles": (1, 1 << 24),
+    "max_user_handles": (1, 1 << 24),
+    "max_queues": (1, 1 << 20),
+    "max_memory": (1, 1 << 20),
+    "max_mounts": (1, 1 << 20),
+    "max_keys": (16, 1 << 24),
+    "max_processes": (2, 1 << 22),
+    "max_devices": (1, 1 << 20),
 }
 _KERNEL: Final = frozenset(
     "suid nosuid dev nodev exec noexec atime noatime diratime nodiratime relatime norelatime strictatime "
@@ -80,7 +103,8 @@ def option_words() -> list[tuple[str, str]]:
     """The words that may stand after `-o`, for completion: with `=` where a value follows, and what values."""
     flags = [(name, "") for name in _FLAGS]
     values = [(f"{name}=", f"{low}..{high}") for name, (low, high) in BOUNDS.items()]
-    return sorted([*flags, *values, ("umask=", "octal"), ("fsname=", ""), *((word, "") for word in sorted(_KERNEL))])
+    texts = [("umask=", "octal"), ("fsname=", ""), ("user=", "")]
+    return sorted([*flags, *values, *texts, *((word, "") for word in sorted(_KERNEL))])
 
 
 def parse_options(text: str, options: Options = Options()) -> Options:
@@ -101,15 +125,15 @@ def _parse_word(word: str, options: Options) -> Options:
         return replace(options, kernel=(*options.kernel, word))
     if word in _IGNORED or word.startswith(_IGNORED_PREFIXES):
         return replace(options, ro=False) if word == "rw" else options
-    if name == "fsname" and equals:
-        return replace(options, fsname=value)
+    if name in ("fsname", "user") and value:
+        return replace(options, fsname=value) if name == "fsname" else replace(options, user=value)
     if name == "umask" and equals:
         if not re.fullmatch(r"[0-7]{1,4}", value):
             raise UsageError(f"Option umask takes an octal number such as 022, not {value!r}.")
         return replace(options, umask=int(value, 8) & 0o777)
     if name in BOUNDS and equals:
         low, high = BOUNDS[name]
-        if not value.isdecimal() or not low <= int(value) <= high:
+        if not re.fullmatch("[0-9]{1,10}", value) or not low <= int(value) <= high:
             raise UsageError(f"Option {name} takes a number of {low}..{high}, not {value!r}.")
         return _with(options, name, int(value))
     raise UsageError(_unknown(name, equals))

@@ -15,6 +15,7 @@ whose reply never left is left out when things are done again, for its request c
 
 from __future__ import annotations
 
+import errno
 import logging
 import pickle
 import struct
@@ -23,15 +24,18 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from wqfs.abi import fuse, ioctls
+from wqfs.fs.caller import Take
 from wqfs.fs.channel import Channel
 from wqfs.fs.filesystem import Filesystem, Note
+from wqfs.fs.handles.base import Caller
 from wqfs.fs.handles.calls import CallsHandle
+from wqfs.fs.handles.fetching import Fetch
 from wqfs.fs.handles.text import LogHandle, TextHandle
 from wqfs.fs.journal import Entry, Journal
 
 log = logging.getLogger(__name__)
 
-MESSAGE, MEMORY_MESSAGE, NAME, REPLY, COLLECT, END_WAITS, HANG_UP, TAKE_OVER = range(1, 9)
+MESSAGE, MEMORY_MESSAGE, NAME, REPLY, COLLECT, END_WAITS, HANG_UP, TAKE_OVER, FETCHED = range(1, 10)
 _RESEND: Final = fuse.FUSE_UNIQUE_RESEND
 _U32 = struct.Struct("=I")
 # What every request needs.
@@ -82,7 +86,10 @@ class Recorder(Note):
         self._held: list[bytes] = []
         self._last_held: list[bytes] = []
         """What the entry before said, while things are done again."""
-        self._memory: list[bytes | int] = []
+        self._memory: list[int] = []
+        self._fetched = 0
+        self._fetching: dict[int, Take] = {}
+        """What is being read of callers' memory, and who takes it: by the number of the read."""
         self._replaying = False
         self._asked: dict[int, int] = {}
         """Requests that pyfuse3 has not answered yet, in their order: unique -> opcode."""
@@ -176,24 +183,30 @@ class Recorder(Note):
         self.poll_handles.pop(fuse.RELEASE_IN.unpack_from(message)[1], None)
         return True
 
-    def read_memory(self, real: Callable[[int, int, int], bytes]) -> Callable[[int, int, int], bytes]:
-        """`real`, with what it gave noted beside the request that asked."""
+    def fetch(self, real: Fetch) -> Fetch:
+        """`real`, with what it raised noted beside the request that asked, and what it gave when it came."""
 
-        def read(pid: int, address: int, size: int) -> bytes:
+        def fetch(address: int, caller: Caller, take: Take) -> None:
+            self._fetched += 1
+            number = self._fetched
             if self._replaying:
-                noted = self._memory.pop(0)
-                if isinstance(noted, int):
-                    raise OSError(noted, "as before")
-                return noted
-            try:
-                data = real(pid, address, size)
-            except OSError as error:
-                self._memory.append(error.errno or 0)
-                raise
-            self._memory.append(data)
-            return data
+                if raised := self._memory.pop(0):
+                    raise OSError(raised, "as before")
+            else:
+                try:
+                    real(address, caller, lambda answer: self._arrived(number, answer))
+                except OSError as error:
+                    self._memory.append(error.errno or errno.EIO)
+                    raise
+                self._memory.append(0)
+            self._fetching[number] = take
 
-        return read
+        return fetch
+
+    def _arrived(self, number: int, answer: bytes | OSError) -> None:
+        noted = (answer.errno, answer.strerror) if isinstance(answer, OSError) else answer
+        self.journal.append(FETCHED, self.clock.now_ns, pickle.dumps((number, noted)))
+        self._fetching.pop(number)(answer)
 
     # -- what else happens
 
@@ -297,6 +310,7 @@ class Recorder(Note):
                 self._answers[unique] = reply
         while len(self._answers) > _ANSWERS:
             del self._answers[next(iter(self._answers))]
+        self._fetching.clear()  # who asked waits, and asks again
         self.channel.forget_waits()
 
     def _again(self, entry: Entry) -> None:
@@ -319,6 +333,9 @@ class Recorder(Note):
             self._end_waits(*pickle.loads(payload))
         elif entry.kind == HANG_UP:
             self.filesystem.hang_up()
+        elif entry.kind == FETCHED:
+            number, noted = pickle.loads(payload)
+            self._fetching.pop(number)(OSError(*noted) if isinstance(noted, tuple) else noted)
 
     def wake_pollers(self) -> None:
         """Tell every file that was ever polled to look again: a notification may have been lost."""

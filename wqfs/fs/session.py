@@ -15,19 +15,22 @@ import os
 import select
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Final
 
 import pyfuse3
 import trio
 
 from wqfs.fs import mounting, supervision
-from wqfs.fs.caller import read_memory, read_no_memory
+from wqfs.fs.caller import CallerMemory, Take, fetch_nothing
 from wqfs.fs.checkpoint import Checkpoints, TakeOver
 from wqfs.fs.device import Device
 from wqfs.fs.filesystem import Filesystem
+from wqfs.fs.handles.base import Caller
 from wqfs.fs.journal import Journal
 from wqfs.fs.names import Names
 from wqfs.fs.options import Options
@@ -41,6 +44,15 @@ GRACE: Final = 1.0
 """Seconds that pollers have, after an order to stop, to see POLLHUP, and readers end of file."""
 
 
+@dataclass(frozen=True, slots=True)
+class Privileged:
+    """What was started while the process was root, and stays when it no longer is. try_unmount: unmounts, see
+    mounting.try_unmount; check: looks through the mount, see supervision.start_check."""
+
+    try_unmount: Callable[[str, bool], str] | None = None
+    check: subprocess.Popen[bytes] | None = None
+
+
 def serve(
     mountpoint: str,
     fuse_fd: int,
@@ -49,31 +61,33 @@ def serve(
     on_started: Callable[[], object],
     ready_fd: int | None = None,
     *,
+    owner: tuple[int, int] | None = None,
     ours: bool = True,
     told: Told | None = None,
+    privileged: Privileged = Privileged(),
 ) -> bool:
     """Serve the mount until it ends, then see that it is unmounted; returns whether it is.
 
     mountpoint: absolute, mounted, with fuse_fd as its descriptor of /dev/fuse; stop_signals: those
     that end it, blocked by the caller, unblocked here once somebody listens; on_started: called
     once the kernel and the filesystem have greeted each other; ready_fd: see supervision.watch_over.
-    told: the supervisor, with options.survive. ours: whether it was mounted here; else it is not unmounted
-    here, may not be seen from here, and is ready when it was greeted.
+    owner: who mounted, uid and gid; None for who this is. ours: whether it was mounted here; else it is not unmounted
+    here, may not be seen from here, and is ready when it was greeted. told: the supervisor, with options.survive.
+    privileged: what was started while this process was root, if it no longer is.
     """
     # What is made so far stays; what is made later has no cycles, so that looking for some can wait.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     clock = Clock()
-    recorder = Recorder(Journal(), clock) if options.survive else None
-    real = read_memory if ours else read_no_memory
-    filesystem = Filesystem(
+    recorder = Recorder(Journal(), clock) if told is not None else None
+    session = _Session(mountpoint, fuse_fd, recorder, stop_signals, ready_fd, told, privileged, ours=ours)
+    fetch = session.fetch if recorder is None else recorder.fetch(session.fetch)
+    filesystem = session.filesystem = Filesystem(
         options,
-        os.getuid(),
-        os.getgid(),
-        real if recorder is None else recorder.read_memory(real),
+        *(owner or (os.getuid(), os.getgid())),
+        fetch if ours else fetch_nothing,
         *(() if recorder is None else (clock,)),
     )
-    session = _Session(mountpoint, fuse_fd, filesystem, recorder, stop_signals, ready_fd, told, ours=ours)
     if recorder is not None:
         recorder.filesystem = filesystem
         filesystem.note = recorder
@@ -87,7 +101,7 @@ def serve(
 def _end(session: _Session) -> bool:
     """See that it is unmounted, and let go of it; returns whether it is."""
     if not session.unmounted:  # else whatever is mounted there is somebody else's by now
-        session.unmounted = mounting.unmount(session.mountpoint, lazy=True)
+        session.unmounted = session.unmount(lazy=True)
     os.close(session.fuse_fd)
     return session.unmounted
 
@@ -95,12 +109,15 @@ def _end(session: _Session) -> bool:
 def _serve(session: _Session, on_started: Callable[[], object], generation: int = 0) -> None:
     """Serve until the mount ends; as the successor from checkpoint `generation`, 0 for the first daemon."""
     options, filesystem, recorder = session.filesystem.options, session.filesystem, session.recorder
+    session.memory = CallerMemory(session.wake)
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     near.setblocking(False)
     device = session.device = Device(
         session.fuse_fd,
         near,
         max_waiting=options.max_waiting,
+        max_user_waiting=options.max_user_waiting,
+        max_user_handles=options.max_user_handles,
         clock=time.monotonic if session.limit else None,
         on_started=lambda: _started(session, on_started),
         recorder=recorder,
@@ -108,7 +125,8 @@ def _serve(session: _Session, on_started: Callable[[], object], generation: int 
     )
     filesystem.channel = device.channel
     # allow_root is allow_other to the kernel; libfuse turns the others away.
-    pyfuse3.init(Names(filesystem), f"/dev/fd/{far.detach()}", {"allow_root"} if options.allow_root else set())
+    session.names = Names(filesystem)
+    pyfuse3.init(session.names, f"/dev/fd/{far.detach()}", {"allow_root"} if options.allow_root else set())
     if generation:
         device.greet_names()
         device.ask_again()
@@ -147,6 +165,7 @@ def _succeed(session: _Session, generation: int) -> None:
     assert session.recorder is not None
     if session.told is not None:
         session.told.is_daemon()
+    session.names.close_directories()
     again = session.recorder.catch_up(generation)
     log.warning("%s: the daemon died; its successor goes on, after %d entries done again", session.mountpoint, again)
     session.unmounted = session.unmounted or session.filesystem.has_hung_up
@@ -170,27 +189,43 @@ class _Session:
         self,
         mountpoint: str,
         fuse_fd: int,
-        filesystem: Filesystem,
         recorder: Recorder | None,
         stop_signals: Collection[signal.Signals],
         ready_fd: int | None,
         told: Told | None,
+        privileged: Privileged,
         *,
         ours: bool,
     ) -> None:
         self.mountpoint = mountpoint
         self.fuse_fd = fuse_fd
-        self.filesystem = filesystem
         self.recorder = recorder
         self.checkpoints = Checkpoints(None if recorder is None else recorder.journal, told)
+        self.filesystem: Filesystem
         self.device: Device
+        self.memory: CallerMemory
+        self.names: Names
         self.limit = mounting.request_time_limit()
         self.stop_signals = stop_signals
         self.ready_fd = ready_fd
         self.told = told
+        self.privileged = privileged
         self.ours = ours
         self.unmounted = not ours
         """Whether the mount is known to be gone from where it was."""
+
+    def fetch(self, address: int, caller: Caller, take: Take) -> None:
+        """As CallerMemory.fetch, of this daemon's life."""
+        self.memory.fetch(address, caller, take)
+
+    def wake(self) -> None:
+        """After something outside of all requests: fill who waits."""
+        self.filesystem.channel.wake()
+        self.filesystem.note.flush()
+
+    def unmount(self, lazy: bool) -> bool:
+        """As mounting.unmount."""
+        return mounting.unmount(self.mountpoint, lazy, self.privileged.try_unmount)
 
 
 def _greeted(on_started: Callable[[], object], ready_fd: int | None, mountpoint: str) -> None:
@@ -204,9 +239,10 @@ async def _tasks(session: _Session) -> None:
         nursery.start_soon(_stop_on_signal, session, nursery.cancel_scope)
         if session.ours:
             nursery.start_soon(_hang_up_when_detached, session)
+        nursery.start_soon(session.memory.run)
         nursery.start_soon(_collect_when_due, session.filesystem)
         if session.ours and supervision.is_wanted(session.ready_fd):
-            nursery.start_soon(supervision.watch_over, session.mountpoint, session.ready_fd)
+            nursery.start_soon(supervision.watch_over, session.mountpoint, session.ready_fd, session.privileged.check)
         if session.limit is not None:
             nursery.start_soon(_end_long_waits, session, session.limit)
         await session.device.wait_gone()
@@ -230,7 +266,7 @@ async def _stop_on_signal(session: _Session, scope: trio.CancelScope) -> None:
     session.filesystem.hang_up()
     # In a thread: unmounting asks the filesystem, which this one must go on serving.
     for lazy in (False, True) if session.ours else ():
-        if await trio.to_thread.run_sync(mounting.unmount, session.mountpoint, lazy):
+        if await trio.to_thread.run_sync(session.unmount, lazy):
             session.unmounted = True
             break
     await trio.sleep(GRACE)  # ends at once when nobody has a file open: see serve()
@@ -257,7 +293,7 @@ async def _hang_up_when_detached(session: _Session) -> None:
     with open("/proc/self/mountinfo", "rb") as table, select.epoll() as changes:
         # Readable it always is; changes are the error condition.
         changes.register(table.fileno(), select.EPOLLPRI)
-        while any(there.device == mounted.device for there in mounting.mount_table()):
+        while any(there.device == mounted.device for there in mounting.read_mount_table(table)):
             await trio.lowlevel.wait_readable(changes.fileno())
             changes.poll(0)
     session.unmounted = True

@@ -21,10 +21,15 @@ import trio
 
 log = logging.getLogger(__name__)
 
-# arguments: a file of the mount, seconds between looks, 0 for a single one
+# arguments: a file of the mount, seconds between looks, 0 for a single one; the user and group to become, if any
 _CHECK: Final = """\
 import os, sys, time
 file, pause = sys.argv[1], float(sys.argv[2])
+if sys.argv[3:]:
+    uid, gid = map(int, sys.argv[3:])
+    os.setgroups([])
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
 while True:
     fd = os.open(file, os.O_RDONLY)
     os.read(fd, 1)
@@ -72,20 +77,30 @@ def say_ready(mountpoint: str, ready_fd: int | None) -> None:
             os.close(ready_fd)
 
 
-async def watch_over(mountpoint: str, ready_fd: int | None) -> None:
+def start_check(mountpoint: str, become: tuple[int, int] | None = None) -> subprocess.Popen[bytes]:
+    """The child that reads through the mount, and says each answer on its standard output. become: the user and group
+    as whom it is to look."""
+    # Three looks an interval: one that is late does not kill a service that is only busy.
+    pause = watchdog_interval() / 3
+    command = [sys.executable, "-I", "-S", "-c", _CHECK, os.path.join(mountpoint, "metrics"), str(pause)]
+    return subprocess.Popen(
+        [*command, *map(str, become or ())], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, cwd="/"
+    )
+
+
+async def watch_over(mountpoint: str, ready_fd: int | None, check: subprocess.Popen[bytes] | None = None) -> None:
     """Say that the mount is ready once it answers, then feed the watchdog as long as it does.
 
-    ready_fd: a descriptor on which a line is written when it is ready, and which is then closed.
+    ready_fd: a descriptor on which a line is written when it is ready, and which is then closed. check: the child
+    that was started, if it was.
     """
     interval = watchdog_interval()
-    # Three looks an interval: one that is late does not kill a service that is only busy.
-    pause = interval / 3
-    check = [sys.executable, "-I", "-S", "-c", _CHECK, os.path.join(mountpoint, "metrics"), str(pause)]
-    process = await trio.lowlevel.open_process(check, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, cwd="/")
+    process = start_check(mountpoint) if check is None else check
     ready = False
     assert process.stdout is not None
+    answers = trio.lowlevel.FdStream(os.dup(process.stdout.fileno()))
     try:
-        while await process.stdout.receive_some(64):
+        while await answers.receive_some(64):
             if not ready:
                 ready = True
                 say_ready(mountpoint, ready_fd)
@@ -98,5 +113,6 @@ async def watch_over(mountpoint: str, ready_fd: int | None) -> None:
     finally:
         process.kill()
         with trio.CancelScope(shield=True):
-            await process.stdout.aclose()
-            await process.wait()
+            await answers.aclose()
+            await trio.to_thread.run_sync(process.wait)
+        process.stdout.close()

@@ -80,7 +80,7 @@ def _fsmount(system: System, actor: Actor, a: Arguments, now_ns: int) -> Answer:
         raise Refused(errno.EINVAL, "no superblock is created yet (FSCONFIG_CMD_CREATE)")
     if context.phase is not Phase.AWAITING_MOUNT:
         raise Refused(errno.EBUSY, "the context was mounted already")
-    made = system.descriptors.add_detached(system.mounts.make(context.sb, (), number(a[1])))
+    made = system.descriptors.add_detached(system.mounts.make(context.sb, (), number(a[1])), system.mounts)
     context.may_be_reconfigured()
     return made
 

@@ -103,7 +103,8 @@ COMMANDS = (
         "the block layer's event of that name; then error on each of those superblocks, with the errno that Linux "
         "gives a filesystem for it, and readonly where errors=remount-ro turns it read-only",
         _error,
-        "ENOTBLK: no device in /dev; ENXIO: it was removed; EINVAL: no such error, or no sector",
+        "ENOTBLK: no device in /dev; ENXIO: it was removed; EINVAL: no such error, or no sector; "
+        "ENOSPC: too many devices",
     ),
     Command(
         ("device", "remove"),
@@ -112,7 +113,7 @@ COMMANDS = (
         "error (EIO) on each superblock on it and on its partitions, and readonly where errors=remount-ro turns it "
         "read-only; none of the block layer, whose events have none for it",
         _remove,
-        "ENOTBLK: no device in /dev; ENXIO: it was removed already",
+        "ENOTBLK: no device in /dev; ENXIO: it was removed already; ENOSPC: too many devices",
     ),
     Command(
         ("device", "add"),
@@ -121,6 +122,6 @@ COMMANDS = (
         "none",
         _add,
         "ENOTBLK: no device in /dev; EEXIST: it is there; ENXIO: a partition of a removed disk; EBUSY: a "
-        "filesystem of the removed one is still mounted",
+        "filesystem of the removed one is still mounted; ENOSPC: too many devices",
     ),
 )

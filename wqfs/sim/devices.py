@@ -61,19 +61,23 @@ class BlockDevice:
 
 
 class BlockDevices:
-    """The block devices, by name."""
+    """The block devices, by name. limit: how many."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = 16_384) -> None:
+        self._limit = limit
         self.by_name: dict[str, BlockDevice] = {}
         self._others = 0
 
     def get(self, name: str) -> BlockDevice:
         """The device called `name`, which is there from now on. sd, vd and loop devices have Linux's
-        numbers, all others 259 (blkext) and one of their own. Raises ENOTBLK for no name in /dev."""
+        numbers, all others 259 (blkext) and one of their own. Raises ENOTBLK for no name in /dev,
+        ENOSPC for one too many."""
         device = self.by_name.get(name)
         if device is None:
             if not name.startswith("/dev/") or len(name) == len("/dev/"):
                 raise Refused(errno.ENOTBLK, f"expected a block device /dev/..., not {name!r}")
+            if len(self.by_name) >= self._limit:
+                raise Refused(errno.ENOSPC, f"there are {self._limit} block devices, the limit max_devices")
             number = _known_number(name)
             if number is None:
                 number = (259, self._others)

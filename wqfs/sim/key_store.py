@@ -98,7 +98,8 @@ class KeyStore:
 
     def _enter(self, key: AnyKey, *, overrun: bool = False) -> AnyKey:
         """Give the key its serial number and charge its owner. Raises EDQUOT unless overrun."""
-        if len(self.by_serial) >= self.max_keys and not overrun:
+        # What overruns its user's quota, such as the keyrings of a login, has a quarter of its own.
+        if len(self.by_serial) >= self.max_keys + (self.max_keys // 4 if overrun else 0):
             raise KeyRefused(errno.EDQUOT, f"there are {self.max_keys} keys, the limit max_keys")
         self._charge(key.uid, 1, key.base_cost + key.cost, overrun=overrun)
         serial = 0

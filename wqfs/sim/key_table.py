@@ -70,11 +70,12 @@ class KeyTable(KeyStore):
         *,
         quota: Quota = Quota(),  # noqa: B008  frozen
         max_keys: int = 1_000_000,
+        max_processes: int = 32_768,
         seed: int = 0x2A5F31C7,
     ) -> None:
         """As a KeyStore, with root's keyrings, which the kernel makes when it starts."""
         super().__init__(notify, gone, quota=quota, max_keys=max_keys, seed=seed)
-        self.processes = Processes(lambda rings, now_ns: self._reap([*rings], now_ns))
+        self.processes = Processes(lambda rings, now_ns: self._reap([*rings], now_ns), limit=max_processes)
         self.register = self._make_keyring(".user_reg", 0, NO_GID, _REGISTER_PERM)
         self.register.pins = 1
         self.persistent_register: Keyring | None = None
@@ -138,7 +139,10 @@ class KeyTable(KeyStore):
                 if not name or name[0] in "@-":
                     raise KeyRefused(errno.EINVAL, f"expected a key, not {name!r}", name)
                 return self._described(actor, name, now_ns, _RING_FIRST if ring else _ANY_TYPE), True
-            serial = int(name, 16 if name[:2] in ("0x", "0X") else 10)
+            try:
+                serial = int(name, 16 if name[:2] in ("0x", "0X") else 10)
+            except ValueError:  # more digits than Python reads: with max_line above 4,300
+                raise KeyRefused(errno.ENOKEY, f"there is no key {name[:20]}...", name) from None
         else:
             serial = name
         if serial < 1:

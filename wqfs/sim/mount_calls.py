@@ -25,7 +25,7 @@ from wqfs.sim.context_calls import check_type, new_superblock
 from wqfs.sim.errors import Refused
 from wqfs.sim.mount_descriptors import Parameters, Tree
 from wqfs.sim.mounting import At
-from wqfs.sim.mounts import Mount, path_text
+from wqfs.sim.mounts import Mount, path_text, shown, text_of, weight
 
 if TYPE_CHECKING:
     from wqfs.sim.system import System
@@ -195,7 +195,10 @@ def _attach(system: System, top: Mount, where: At, now_ns: int) -> None:
     mounting.check_move(top, parent)
     copied_to = propagation.targets(parent, place)
     mounts = [*top.subtree()]
-    system.mounts.check_room(len(mounts) * (1 + len(copied_to)))
+    longest = max(weight(each.path) + text_of(each.sb) for each in mounts)
+    system.mounts.check_room(
+        len(mounts) * (1 + len(copied_to)), mounting.longest_text(longest, parent, place, copied_to)
+    )
     system.descriptors.attached(top)
     copies = propagation.graft(system.mounts, top, parent, place, copied_to)
     mounting.new_mounts(system, [*mounts, *copies], now_ns)
@@ -220,8 +223,10 @@ def _open_tree(system: System, actor: Actor, a: Arguments, now_ns: int) -> Answe
     if mount.unbindable or not mount.attached:
         what = "unbindable" if mount.unbindable else "detached itself"
         raise Refused(errno.EINVAL, f"{path_text(mount, place)} is {what}")
+    mounting.check_root(mount, place)
+    system.mounts.check_room(1 + (len(shown(mount, place)) if flags & AT_RECURSIVE else 0))
     top = system.mounts.copy(mount, place, recursive=bool(flags & AT_RECURSIVE))
-    return system.descriptors.add_detached(top)
+    return system.descriptors.add_detached(top, system.mounts)
 
 
 def _mount_setattr(system: System, actor: Actor, a: Arguments, now_ns: int) -> Answer:

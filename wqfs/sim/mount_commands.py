@@ -212,7 +212,8 @@ COMMANDS = (
         _mount,
         "EBUSY: it is mounted there already, or the superblock otherwise, or frozen; EINVAL: no absolute path, no "
         "mount point, unbindable, shared, or a line that makes no sense; ENAMETOOLONG: the path; ENOTBLK: a type that "
-        "needs a block device; ENOENT: the device was removed; ELOOP: a move below itself; ENOSPC: too many mounts",
+        "needs a block device; ENOENT: the device was removed; ELOOP: a move below itself; "
+        "ENOSPC: too many mounts or devices",
         _MOUNT_FLAGS,
         _MOUNT_VALUED,
     ),

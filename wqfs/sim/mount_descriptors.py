@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from wqfs.sim.errors import Refused
 from wqfs.sim.mount_options import MountOptions
-from wqfs.sim.mounts import Mount, Place
+from wqfs.sim.mounts import Mount, MountTree, Place
 from wqfs.sim.superblocks import Superblock
 
 if TYPE_CHECKING:
@@ -32,6 +32,10 @@ _SB_FLAGS = {
 """The words that are flags of any superblock (vfs_parse_sb_flag), and what each sets or clears."""
 
 
+PARAMETERS_MAX = 4096
+"""Bytes of all parameters of a context (legacy_parse_param)."""
+
+
 class Parameters:
     """Options of a superblock as they are given, one by one; later ones count."""
 
@@ -40,11 +44,15 @@ class Parameters:
         self.read_only: bool | None = None
         self._flags: dict[str, bool] = {}
         self._own: dict[str, str] = {}
+        self._size = 0
 
     def add(self, key: str, value: str | None, *, is_text: bool = True) -> None:
         """A parameter; value: None for a flag. Raises EINVAL for a name or a source that makes no sense."""
         if not key:
             raise Refused(errno.EINVAL, "Unnamed parameter")
+        self._size += len(key) + len(value or "") + 2
+        if self._size > PARAMETERS_MAX:
+            raise Refused(errno.EINVAL, "Cumulative options too large")
         if key in _SB_FLAGS:
             word, holds = _SB_FLAGS[key]
             if word == "ro":
@@ -122,23 +130,38 @@ class Tree:
 class Descriptors:
     """All of them, by numbers that are never used again. detached: the topmost mounts of detached trees."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = 32_768) -> None:
+        """limit: descriptors; one more is ENFILE."""
+        self._limit = limit
         self._by_number: dict[int, Tree | Context] = {}
         self._last = 0
         self.detached: set[Mount] = set()
+        self._detached_mounts = 0
 
     def add(self, what: Tree | Context) -> int:
-        """A number for it."""
+        """A number for it. Raises ENFILE for one too many."""
+        if len(self._by_number) >= self._limit:
+            raise Refused(errno.ENFILE, f"{self._limit} descriptors of mounts are open, the limit")
         self._last += 1
         self._by_number[self._last] = what
         return self._last
 
-    def add_detached(self, top: Mount) -> int:
-        """A number for a tree that was just made."""
+    def add_detached(self, top: Mount, tree: MountTree) -> int:
+        """A number for a tree that was just made. Raises ENFILE, and ENOSPC for too many mounts with those that are
+        in `tree`."""
+        mounts = [*top.subtree()]
+        try:
+            tree.check_room(self._detached_mounts + len(mounts))
+            number = self.add(Tree(top, owned=True))
+        except Refused:
+            for each in mounts:
+                tree.groups.make_private(each)
+            raise
+        self._detached_mounts += len(mounts)
         self.detached.add(top)
-        for each in top.subtree():
+        for each in mounts:
             each.sb.unseen += 1
-        return self.add(Tree(top, owned=True))
+        return number
 
     def tree(self, number: int) -> Tree:
         """Raises ENOTDIR for a context."""
@@ -165,6 +188,7 @@ class Descriptors:
         self.detached.discard(top)
         for each in top.subtree():
             each.sb.unseen -= 1
+            self._detached_mounts -= 1
 
     def close(self, system: System, number: int, now_ns: int) -> None:
         """The last copy of a descriptor is closed: what it alone held goes."""
@@ -177,6 +201,7 @@ class Descriptors:
             for each in [*what.mount.subtree()]:
                 system.mounts.groups.make_private(each)
                 freed.append(each.sb)
+                self._detached_mounts -= 1
         for sb in freed:
             sb.unseen -= 1
             if not sb.is_used and sb.id in system.superblocks.by_id:

@@ -19,7 +19,7 @@ from wqfs.abi.records import MountFlag, MountSubtype
 from wqfs.sim import propagation
 from wqfs.sim.errors import Refused
 from wqfs.sim.mount_options import MOUNT_ATTR_RDONLY, MountOptions
-from wqfs.sim.mounts import Mount, Place, shown
+from wqfs.sim.mounts import PATH_MAX, Mount, Place, path_text, shown, text_of, weight
 from wqfs.sim.superblocks import Superblock
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def mount_at(system: System, sb: Superblock, at: At, attr: int, now_ns: int, *, 
         if not place and parent.sb is sb:
             raise Refused(errno.EBUSY, f"{sb.source} is mounted at {parent.path} already")
         copied_to = propagation.targets(parent, place)
-        tree.check_room(1 + len(copied_to))
+        tree.check_room(1 + len(copied_to), longest_text(0, parent, place, copied_to) + text_of(sb))
     except Refused:
         if not sb.is_used:
             system.superblocks.forget(sb)
@@ -67,7 +67,7 @@ def mount_at(system: System, sb: Superblock, at: At, attr: int, now_ns: int, *, 
 
 def bind(system: System, old_path: str, new_path: str, now_ns: int, *, recursive: bool = False) -> Mount:
     """Show what is at one path at another path too. recursive: with the mounts below. Raises EINVAL for
-    an unbindable mount, ENOSPC at the limit."""
+    an unbindable mount, ENOSPC at the limit, ENAMETOOLONG."""
     tree = system.mounts
     return bind_at(system, tree.lookup(old_path), tree.lookup(new_path), now_ns, recursive=recursive)
 
@@ -79,13 +79,30 @@ def bind_at(system: System, what: At, at: At, now_ns: int, *, recursive: bool = 
     parent, place = at
     if old.unbindable:
         raise Refused(errno.EINVAL, f"{old.path} is unbindable")
+    check_root(old, old_place)
     copied_to = propagation.targets(parent, place)
-    tree.check_room((1 + len(shown(old, old_place) if recursive else ())) * (1 + len(copied_to)))
+    copied = [old, *(mount for mount, _ in (shown(old, old_place) if recursive else ()))]
+    longest = max(weight(each.path) + text_of(each.sb) for each in copied)
+    tree.check_room(len(copied) * (1 + len(copied_to)), longest_text(longest, parent, place, copied_to))
     top = tree.copy(old, old_place, recursive=recursive)
     new = [*top.subtree()]
     new += propagation.graft(tree, top, parent, place, copied_to)
     new_mounts(system, new, now_ns)
     return top
+
+
+def check_root(mount: Mount, place: Place) -> None:
+    """Raises ENAMETOOLONG where a copy of `mount` at `place` would show a directory that is too deep in its filesystem:
+    binding what is bound, over and over, would make it longer without end."""
+    if sum(len(name) + 1 for name in (*mount.root, *place)) >= PATH_MAX:
+        raise Refused(errno.ENAMETOOLONG, f"expected less than {PATH_MAX} bytes from the filesystem's root")
+
+
+def longest_text(longest: int, parent: Mount, place: Place, copied_to: Iterable[propagation.Target]) -> int:
+    """Bytes that what has `longest` of them may have where it is attached, and where it is copied to."""
+    return longest + max(
+        weight(path_text(at, each)) for at, each in ((parent, place), *((t[0], t[1]) for t in copied_to))
+    )
 
 
 def new_mounts(system: System, mounts: Iterable[Mount], now_ns: int) -> None:
@@ -115,7 +132,9 @@ def move_to(system: System, moved: Mount, at: At, now_ns: int) -> Mount:
         raise Refused(errno.EINVAL, "expected a mount with a parent, not the root mount")
     check_move(moved, parent)
     copied_to = propagation.targets(parent, place)
-    tree.check_room(len(copied_to) * sum(1 for _ in moved.subtree()) if copied_to else 0)
+    longest = max(weight(each.path) + text_of(each.sb) for each in moved.subtree())
+    count = len(copied_to) * sum(1 for _ in moved.subtree()) if copied_to else 0
+    tree.check_room(count, longest_text(longest, parent, place, copied_to))
     moved.automount = False  # it expires no longer (do_move_mount)
     copies = propagation.graft(tree, moved, parent, place, copied_to)
     extra = {"old_mountpoint": was}

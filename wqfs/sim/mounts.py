@@ -33,8 +33,6 @@ Place = tuple[str, ...]
 IN_SUBTREE: Final = int(MountFlag.IN_SUBTREE)
 PATH_MAX = 4096
 NAME_MAX = 255
-MOUNT_MAX = 100_000
-"""Mounts in the tree: the default of fs.mount-max."""
 ROOT_ID = 21
 OUTSIDE_ID = 1
 """The parent id of the root mount: a mount that nobody can see (proc(5))."""
@@ -49,7 +47,7 @@ class Mount(Watchable):
     in the tree of the root mount; changed: the number of the event that changed it last, 0 before the first."""
 
     __slots__ = ("attached", "attr", "automount", "changed", "children", "expiring", "group", "id", "master",
-                 "mountpoint", "parent", "path", "root", "sb", "slaves", "unbindable")  # fmt: skip
+                 "mountpoint", "parent", "path", "root", "sb", "slaves", "text", "unbindable")  # fmt: skip
 
     def __init__(self, id_: int, sb: Superblock, root: Place, attr: int) -> None:
         super().__init__()
@@ -66,6 +64,7 @@ class Mount(Watchable):
         self.slaves: list[Mount] = []
         self.unbindable = False
         self.automount = False
+        self.text = 0  # characters that were counted of it
         self.expiring = False
         self.attached = False
         self.changed = 0
@@ -84,9 +83,13 @@ class Mount(Watchable):
 
 
 class MountTree:
-    """All mounts. changed: counts changes of the tree and of attributes, for who polls mountinfo."""
+    """All mounts. changed: counts changes of the tree and of attributes, for who polls mountinfo; max_mounts: how
+    many, by default as fs.mount-max; max_text: bytes of their paths, sources and options together."""
 
-    def __init__(self, sb: Superblock) -> None:
+    def __init__(self, sb: Superblock, *, max_mounts: int = 100_000, max_text: int = 64 << 20) -> None:
+        self.max_mounts = max_mounts
+        self._max_text = max_text
+        self._text = 0
         self._last_id = ROOT_ID
         self.root = Mount(ROOT_ID, sb, (), 0)
         self.root.attached = True
@@ -129,10 +132,19 @@ class MountTree:
 
     # -- changes
 
-    def check_room(self, count: int) -> None:
-        """Raises ENOSPC if `count` more mounts are too many."""
-        if len(self.by_id) + count > MOUNT_MAX:
-            raise Refused(errno.ENOSPC, f"expected at most {MOUNT_MAX} mounts, the limit")
+    def check_room(self, count: int, longest: int = 0) -> None:
+        """Raises ENOSPC if `count` more mounts, of up to `longest` bytes of path, source and options each, are too
+        many."""
+        if len(self.by_id) + count > self.max_mounts:
+            raise Refused(errno.ENOSPC, f"expected at most {self.max_mounts} mounts, the limit max_mounts")
+        if self._text + max(count, 1) * longest > self._max_text:
+            raise Refused(errno.ENOSPC, f"expected at most {self._max_text} bytes of paths and sources of mounts")
+
+    def count_text(self, mount: Mount) -> None:
+        """Count what a mount is called by now."""
+        text = weight(mount.path) + text_of(mount.sb)
+        self._text += text - mount.text
+        mount.text = text
 
     def make(self, sb: Superblock, root: Place, attr: int) -> Mount:
         """A mount that is attached to nothing yet."""
@@ -172,6 +184,7 @@ class MountTree:
         parent.children[place] = mount
         for each in mount.subtree():
             each.path = path_text(each.parent, each.mountpoint)
+            self.count_text(each)
             each.attached = True
             _insert(self.by_id, each)
             _insert(each.sb.mounts, each)
@@ -183,6 +196,8 @@ class MountTree:
         siblings = mount.parent.children
         if siblings.get(mount.mountpoint) is mount:  # else something has come into its place
             del siblings[mount.mountpoint]
+        self._text -= mount.text
+        mount.text = 0
         if mount.attached:
             del self.by_id[mount.id]
             del mount.sb.mounts[mount.id]
@@ -198,6 +213,7 @@ class MountTree:
         mount.parent, mount.mountpoint = parent, place
         for each in mount.subtree():
             each.path = path_text(each.parent, each.mountpoint)
+            self.count_text(each)
         self.changed += 1
 
 
@@ -258,7 +274,7 @@ def _depth(entry: Entry) -> int:
     return len(entry.place)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def segments(path: str) -> Place:
     """An absolute path's names, `.` and `..` and doubled slashes taken out as text."""
     if path[:1] != "/":
@@ -283,6 +299,16 @@ def _check_lengths(path: str, names: list[str]) -> None:
     for name in names:
         if len(name.encode("utf-8", "surrogateescape")) > NAME_MAX:
             raise Refused(errno.ENAMETOOLONG, f"expected names of at most {NAME_MAX} bytes in the path")
+
+
+def weight(path: str) -> int:
+    """Bytes that a mountpoint takes, about: its text, and each name of it by itself."""
+    return len(path) + 64 * path.count("/")
+
+
+def text_of(sb: Superblock) -> int:
+    """Characters of a superblock's source and options."""
+    return len(sb.source) + sum(map(len, sb.options))
 
 
 def path_text(mount: Mount | None, place: Place) -> str:

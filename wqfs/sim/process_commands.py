@@ -89,14 +89,15 @@ COMMANDS: tuple[Command, ...] = (
         "Start a process, of another user by root alone; it has no keyrings yet.",
         "none",
         _new,
-        "EEXIST: there is one of that name; EPERM: another user's, by root alone; EINVAL: no such name or number",
+        "EEXIST: there is one of that name; EPERM: another user's, by root alone; EINVAL: no such name or number; "
+        "ENOMEM: too many processes",
     ),
     _command(
         "process fork NAME NEW",
         "Start a child: it shares the session keyring and has no others. `login.UID` is a user's login process.",
         "none",
         lambda system, actor, a, now_ns: system.processes.fork(actor, a[0], a[1]),
-        f"EEXIST: there is one called NEW; {_NOT_YOURS}; EINVAL: no such name",
+        f"EEXIST: there is one called NEW; {_NOT_YOURS}; EINVAL: no such name; ENOMEM: too many processes",
     ),
     _command(
         "process exec NAME",
@@ -118,6 +119,6 @@ COMMANDS: tuple[Command, ...] = (
         "Run any command as a process, or as a thread of it: `@t`, `@p` and `@s` are then its keyrings.",
         "those of the command",
         _as,
-        f"{_NOT_YOURS}; EINVAL: no command; and those of the command",
+        f"{_NOT_YOURS}; EINVAL: no command; ENOMEM: too many threads; and those of the command",
     ),
 )

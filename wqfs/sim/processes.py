@@ -64,7 +64,10 @@ class Processes:
     let_go(keyrings, now_ns) is told which keyrings lost a hold, after it is gone.
     """
 
-    def __init__(self, let_go: LetGo) -> None:
+    def __init__(self, let_go: LetGo, *, limit: int = 32_768) -> None:
+        """limit: processes and their further threads, together; one more is ENOMEM, as fork(2) has it."""
+        self._limit = limit
+        self._threads = 0
         self.by_name: dict[str, Process] = {}
         self.logins: dict[int, Process] = {}
         self._let_go = let_go
@@ -78,6 +81,7 @@ class Processes:
             return self.find(actor.process)
         login = self.logins.get(actor.uid)
         if login is None:
+            self._check_room()
             login = Process(f"{LOGIN}{actor.uid}", actor.uid, actor.gid, actor.groups)
             self.logins[actor.uid] = self.by_name[login.name] = login
         return login
@@ -102,7 +106,10 @@ class Processes:
         process = self._own(caller, name)
         if thread:
             _check_name(thread, "thread")
-            process.threads.setdefault(thread, None)
+            if thread not in process.threads:
+                self._check_room()
+                self._threads += 1
+                process.threads[thread] = None
         return Actor(process.uid, process.gid, process.groups, process.name, thread)
 
     def new(self, caller: Actor, name: str, uid: int, gid: int, groups: tuple[int, ...] = ()) -> Process:
@@ -116,8 +123,13 @@ class Processes:
         foreign = [group for group in (gid, *groups) if not caller.in_group(group)]
         if not caller.is_admin and (uid != caller.uid or foreign):
             raise Refused(errno.EPERM, f"only root starts processes of user {uid} and group {gid} for others")
+        self._check_room()
         process = self.by_name[name] = Process(name, uid, gid, groups)
         return process
+
+    def _check_room(self) -> None:
+        if len(self.by_name) + self._threads >= self._limit:
+            raise Refused(errno.ENOMEM, f"there are {self._limit} processes and threads, the limit max_processes")
 
     def fork(self, caller: Actor, name: str, child: str) -> Process:
         """fork(2): a process with the same session keyring, and none of its own."""
@@ -150,6 +162,7 @@ class Processes:
         if thread not in process.threads:
             raise Refused(errno.ESRCH, f"process {name} has no thread {thread!r}")
         ring = process.threads.pop(thread)
+        self._threads -= bool(thread)
         self._release([] if ring is None else [ring], now_ns)
 
     def _own(self, caller: Actor, name: str) -> Process:
@@ -160,6 +173,7 @@ class Processes:
 
     def _drop(self, process: Process, now_ns: int, *, session: bool) -> None:
         held = [*process.threads.values(), process.ring]
+        self._threads -= len(process.threads) - ("" in process.threads)
         process.threads = {}
         process.ring = None
         process.reqkey = {"": setting} if (setting := process.reqkey_of("")) else {}

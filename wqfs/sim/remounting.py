@@ -114,8 +114,11 @@ def reconfigure(
     read_only = sb.read_only if read_only is None else read_only
     turned = read_only != sb.read_only
     fs_options = options.fs_options(sb.options)
+    system.mounts.check_room(0, sum(map(len, fs_options)))
     reconfigured = fs_options != sb.options
     sb.read_only, sb.options = read_only, fs_options
+    for mount in sb.mounts.values():
+        system.mounts.count_text(mount)
     done = also()
     if turned:
         system.notify_sb(SbSubtype.READONLY, sb, now_ns, _SB_NOW_RO if read_only else 0)

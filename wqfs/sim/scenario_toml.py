@@ -32,8 +32,10 @@ def parse(text: str, name: str = "scenario") -> Scenario:
     """The scenario in a TOML text. name: of the file, for what is said. Raises ScenarioError."""
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError is one; a number of too many digits is only that
         raise ScenarioError(f"{name}: no TOML: {error}") from None
+    except RecursionError:
+        raise ScenarioError(f"{name}: no TOML: tables or lists too deep in one another") from None
     try:
         return _scenario(document)
     except Complaint as complaint:

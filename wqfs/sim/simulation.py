@@ -29,6 +29,7 @@ from wqfs.queue import BufferTooSmall, Statistics
 from wqfs.sim import key_views, objects, views
 from wqfs.sim.command import Actor
 from wqfs.sim.errors import Refused
+from wqfs.sim.limits import SimLimits
 from wqfs.sim.system import System
 from wqfs.watch import Limits, Watch, Watches
 
@@ -38,14 +39,21 @@ _START_NS = 1_000_000_000 * 1_000_000_000
 class Simulation:
     """A simulated system, its watches, and its clock.
 
-    limits: bounds, as the mount's options; strict: a watch without objects hears nothing, as the
-    kernel's; start_ns: nanoseconds since the epoch. `system` is the state itself.
+    limits: of watches, bounds: of the simulated system, as the mount's options; strict: a watch without objects
+    hears nothing, as the kernel's; start_ns: nanoseconds since the epoch. `system` is the state itself.
     """
 
-    def __init__(self, *, limits: Limits = Limits(), strict: bool = False, start_ns: int = _START_NS) -> None:  # noqa: B008  frozen
+    def __init__(
+        self,
+        *,
+        limits: Limits = Limits(),  # noqa: B008  frozen
+        bounds: SimLimits = SimLimits(),  # noqa: B008  frozen
+        strict: bool = False,
+        start_ns: int = _START_NS,
+    ) -> None:
         self._start_ns = start_ns
         self._watches = Watches(limits, strict=strict)
-        self.system = System(self._watches, now_ns=start_ns)
+        self.system = System(self._watches, now_ns=start_ns, limits=bounds)
         self._actor = Actor(0, 0)
         self.system.keys.login(self._actor)
 

@@ -114,8 +114,8 @@ class Superblock(Watchable):
 class Superblocks:
     """All superblocks. devices: the block devices that they came from, and others."""
 
-    def __init__(self) -> None:
-        self.devices = BlockDevices()
+    def __init__(self, *, max_devices: int = 16_384) -> None:
+        self.devices = BlockDevices(max_devices)
         self.by_id: dict[int, Superblock] = {}
         self._by_device: dict[str, Superblock] = {}  # by source; block devices only
         self._anonymous = 20  # a running system has used the first ones

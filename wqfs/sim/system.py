@@ -21,6 +21,7 @@ from wqfs.sim.errors import Refused
 from wqfs.sim.keyring import Keyrings
 from wqfs.sim.keys import Key, Need
 from wqfs.sim.language import find, quote, split
+from wqfs.sim.limits import SimLimits
 from wqfs.sim.mount_descriptors import Descriptors
 from wqfs.sim.mounts import IN_SUBTREE, Mount, MountTree, Place, audience
 from wqfs.sim.processes import Processes
@@ -43,16 +44,19 @@ class System:
     `watches.last_event` stand still, no text but that of keys with an expiry changes.
     """
 
-    def __init__(self, watches: Watches, *, now_ns: int) -> None:
+    def __init__(self, watches: Watches, *, now_ns: int, limits: SimLimits = SimLimits()) -> None:  # noqa: B008  frozen
         """A system with a root mount, from /dev/root, and no keys but the keyrings of who runs it."""
         self.watches = watches
         self.changed = 0
         self.ahead_ns = 0
-        self.superblocks = Superblocks()
-        self.mounts = MountTree(self.superblocks.get("/dev/root", "ext4", False))
-        self.descriptors = Descriptors()
+        self.superblocks = Superblocks(max_devices=limits.devices)
+        root = self.superblocks.get("/dev/root", "ext4", False)
+        self.mounts = MountTree(root, max_mounts=limits.mounts, max_text=limits.mount_text)
+        self.descriptors = Descriptors(limits.descriptors)
         self.devices = Devices()
-        self.keys: Keyrings = Keyrings(notify=self.notify_key, gone=self._key_gone)
+        self.keys: Keyrings = Keyrings(
+            notify=self.notify_key, gone=self._key_gone, max_keys=limits.keys, max_processes=limits.processes
+        )
         self.keys.on_silent = self.changed_silently
         self.started_ns = now_ns
         self.removal_delay_ns = 0
@@ -101,11 +105,13 @@ class System:
         """The object that a line of `objects` names, the place within it, and how to write it.
 
         words: `mount PATH`, `sb PATH|SOURCE|ID`, `key KEY`, `devices`. Raises Refused with the
-        word: EINVAL, and for keys what keyctl_watch_key() would answer (needs View).
+        word: EINVAL, EACCES for what is private, and for keys what keyctl_watch_key() would answer (needs View).
         """
         kind = words[0] if words else ""
         if kind not in ("mount", "sb", "key", "devices"):
             raise Refused(errno.EINVAL, f"expected mount, sb, key, devices or everything, not {kind!r}", 1)
+        if kind != "key" and self.watches.private and not self.watches.trusts(actor.uid):
+            raise Refused(errno.EACCES, "expected a key: all else is the owner's alone (private_mounts)", 1)
         if kind == "devices":
             if len(words) > 1:
                 raise Refused(errno.EINVAL, f"expected nothing after devices, not {words[1]!r}", 2)
@@ -148,7 +154,9 @@ class System:
             return by_source.sb, by_source.path
         if found is None:
             raise Refused(errno.EINVAL, f"expected a path, a source or an id of a superblock, not {name!r}")
-        return found.sb, f"{found.path.rstrip('/')}/{'/'.join(place)}"
+        path = f"{found.path.rstrip('/')}/{'/'.join(place)}"
+        # What is also a source would mean another one when it is read again.
+        return found.sb, path if self.mounts.find_source(path) is None else str(found.sb.id)
 
     # -- events
 
@@ -226,7 +234,22 @@ class System:
             viewer = Actor(uid, gid)
             return self.keys.may_view(viewer, key) and (aux_key is None or self.keys.may_view(viewer, aux_key))
 
-        self.watches.publish(event, [(entry, 0) for entry in key.watchers], may_see=may_see)
+        audience = key.watchers
+        if aux_key is not None:
+            # As with keyctl(2), who watches a keyring sees which keys come and go by their numbers; what a key is
+            # called shows it to who may view it alone.
+            may_name = {entry: self._may_name(entry, aux_key) for entry in audience}
+            if not all(may_name.values()):
+                audience = tuple(entry for entry in audience if may_name[entry])
+                self.watches.tell(
+                    event.without("aux_description"), [entry for entry, may in may_name.items() if not may]
+                )
+        self.watches.publish(event, [(entry, 0) for entry in audience], may_see=may_see)
+
+    def _may_name(self, entry: Entry, key: Key) -> bool:
+        """Whether who watches by `entry` may know what `key` is called."""
+        watch = entry.watch
+        return self.watches.trusts(watch.uid) or self.keys.may_view(Actor(watch.uid, watch.gid), key)
 
     def notify_device(self, device: BlockDevice, subtype: r.BlockSubtype, sector: int, now_ns: int) -> None:
         """An error of a block device at a sector, 0..2^64-1."""

@@ -44,6 +44,8 @@ class Source:
     """
 
     __slots__ = ("pollers", "ready", "target", "waiters")
+    interruptible = True
+    """Whether a signal ends the waits; not where they are short and the kernel's own cannot be interrupted."""
 
     def __init__(self, target: Changing, ready: list[Source]) -> None:
         self.target = target

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from wqfs.fs.handles.base import Caller, Complain, Handle
+from wqfs.kept import Kept
 
 REQUEST_MAX = 8 << 20
 """Bytes of a request: the largest payload, each byte of it as \\u00XX."""
@@ -29,29 +30,39 @@ CallRunner = Callable[[dict[str, Any]], dict[str, Any]]
 class CallsHandle(Handle):
     """An open `sim/calls`."""
 
-    __slots__ = ("_answer", "_complain", "_pieces", "_run")
+    __slots__ = ("_answer", "_complain", "_kept", "_pieces", "_run")
 
-    def __init__(self, run: CallRunner, complain: Complain) -> None:
+    def __init__(self, run: CallRunner, complain: Complain, kept: Kept) -> None:
+        """kept: where a request is counted while it comes in pieces."""
+        self._kept = kept
         self._run = run
         self._complain = complain
         self._pieces = b""
         self._answer = b""
 
     def write(self, data: memoryview, offset: int, caller: Caller) -> int:
-        self._pieces = bytes(data) if not offset else self._pieces + data
-        if self._pieces[-1:] != b"\n":
-            if len(self._pieces) > REQUEST_MAX:
-                self._pieces = b""
+        request = bytes(data) if not offset else self._pieces + data
+        self._keep(b"")
+        if request[-1:] != b"\n":
+            if len(request) > REQUEST_MAX:
                 return -errno.EINVAL
-            return len(data)
-        request, self._pieces = self._pieces, b""
+            return len(data) if self._keep(request) else -errno.ENOMEM
         try:
             answer = self._run(json.loads(request))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             self._complain("sim/calls", f"expected a request as `wqfs run` makes them: {error!r}", caller)
             return -errno.EINVAL
         self._answer = json.dumps(answer, separators=(",", ":")).encode() + b"\n"
         return len(data)
+
+    def _keep(self, pieces: bytes) -> bool:
+        """Keep what has come of a request; whether there is room for it."""
+        self._kept.give_back(len(self._pieces))
+        self._pieces = pieces if self._kept.take(len(pieces)) else b""
+        return self._pieces == pieces
+
+    def release(self) -> None:
+        self._keep(b"")
 
     def read(self, offset: int, size: int, flags: int) -> bytes:
         return self._answer[offset : offset + size]

@@ -18,6 +18,7 @@ from wqfs.abi.errors import Malformed
 from wqfs.fs.channel_limits import MAX_WRITE
 from wqfs.fs.handles.base import Caller, Complain
 from wqfs.fs.handles.text import TextHandle
+from wqfs.kept import Kept
 
 
 class LineRefused(Exception):
@@ -35,10 +36,11 @@ class LineRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class LineContext:
-    """max_line: bytes of a line, its newline not counted; complain: see Complain."""
+    """max_line: bytes of a line, its newline not counted; complain: see Complain; texts: see TextHandle."""
 
     max_line: int
     complain: Complain
+    texts: Kept
 
 
 class LineHandle(TextHandle):
@@ -58,7 +60,7 @@ class LineHandle(TextHandle):
         context: LineContext,
         released: Callable[[], None] | None = None,
     ) -> None:
-        super().__init__(view, released)
+        super().__init__(view, released, context.texts)
         self._name = name
         self._run = run
         self._context = context

@@ -10,14 +10,11 @@ from typing import Final
 
 from wqfs.abi import filters, ioctls
 from wqfs.abi.errors import Malformed
-from wqfs.abi.filters import Filter
 from wqfs.fs.handles.base import STREAM_FLAGS, Caller, Complain, Handle, Source, Wait
+from wqfs.fs.handles.fetching import Fetch, set_filter_at
 from wqfs.fs.handles.settling import settle
 from wqfs.queue import BufferTooSmall, SizeRefused
 from wqfs.watch import Watch
-
-ReadMemory = Callable[[int, int, int], bytes]
-"""(pid, address, size) -> bytes of the caller's memory. Raises OSError: EFAULT, EPERM."""
 
 _U32: Final = 0xFFFFFFFF
 
@@ -26,14 +23,14 @@ _U32: Final = 0xFFFFFFFF
 class QueueContext:
     """What every open queue of a mount shares.
 
-    too_small: the errno for a record that does not fit; read_memory: see ReadMemory; watch_object:
+    too_small: the errno for a record that does not fit; fetch: see Fetch; watch_object:
     (watch, words, watch ID, caller), adds or with -1 removes a watch, raises OSError; watch_key_as: the same for a
     key's serial number and the names of a simulated process and thread; deliver: puts a record, b"" for none, into
     one watch; released: called with the watch when one of its files is closed.
     """
 
     too_small: int
-    read_memory: ReadMemory
+    fetch: Fetch
     watch_object: Callable[[Watch, tuple[str, ...], int, Caller], None]
     watch_key_as: Callable[[Watch, int, int, str, str, Caller], None]
     deliver: Callable[[Watch, bytes], None]
@@ -94,7 +91,10 @@ class QueueHandle(Handle):
                 self._queue.set_size(argument & _U32)
                 return b""
             if command == ioctls.IOC_WATCH_QUEUE_SET_FILTER:
-                self._queue.filter = self._filter_at(argument, caller)
+                if argument:
+                    context, ready = self._context, self._source.ready
+                    return set_filter_at(argument, caller, self._queue, context.fetch, context.complain, ready)
+                self._queue.filter = None
                 return b""
             if command in ioctls.SIZED_SET_FILTER:
                 self._queue.filter = filters.decode(bytes(data)) if ioctls.SIZED_SET_FILTER[command] else None
@@ -128,15 +128,6 @@ class QueueHandle(Handle):
             code = error.errno or errno.EIO
             self._context.complain("queue ioctl", str(error.strerror), caller, code=code)
             return -code
-
-    def _filter_at(self, address: int, caller: Caller) -> Filter | None:
-        """The filter at an address of the caller; None for the null pointer."""
-        if not address:
-            return None
-        pid = caller[2]
-        head = self._context.read_memory(pid, address, filters.FILTER_HEADER.size)
-        size = filters.decode_count(head) * filters.FILTER_RULE.size
-        return filters.decode(head + self._context.read_memory(pid, address + len(head), size))
 
 
 def _watched(command: int, data: bytes) -> tuple[tuple[str, ...], int] | None:

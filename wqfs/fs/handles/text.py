@@ -2,32 +2,63 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from select import POLLERR, POLLPRI
 
 from wqfs.abi.polling import READABLE
 from wqfs.event import Log, Stream
 from wqfs.fs.handles.base import STREAM_FLAGS, Handle, Source
+from wqfs.kept import Kept
 from wqfs.watch import Watch
 
 
 class TextHandle(Handle):
-    """A view, made anew at each read from offset 0, as the kernel's seq_file does."""
+    """A view, made anew at each read from offset 0, as the kernel's seq_file does.
 
-    __slots__ = ("_released", "_text", "_view")
+    It is kept from the first read to the one that reaches its end. A read is ENOMEM when too many texts are kept
+    already.
+    """
 
-    def __init__(self, view: Callable[[], bytes], released: Callable[[], None] | None = None) -> None:
-        """released: called at the close."""
+    __slots__ = ("_counted", "_end", "_kept", "_released", "_text", "_view")
+
+    def __init__(
+        self, view: Callable[[], bytes], released: Callable[[], None] | None = None, kept: Kept | None = None
+    ) -> None:
+        """released: called at the close; kept: where the text is counted while it is kept."""
         self._view = view
         self._released = released
+        self._kept = kept
         self._text: bytes | None = None
+        self._counted = 0
+        self._end: int | None = None
 
     def read(self, offset: int, size: int, flags: int) -> bytes | int:
-        if not offset or self._text is None:
-            self._text = self._view()
-        return self._text[offset : offset + size]
+        text = self._text
+        if not offset or text is None:
+            if offset and self._end is not None and offset >= self._end:
+                return b""
+            self._let_go()
+            text = self._view()
+        if offset + size >= len(text):
+            self._end = len(text)
+            self._let_go()
+        elif self._text is None:
+            if self._kept is not None:
+                if not self._kept.take(len(text)):
+                    return -errno.ENOMEM
+                self._counted = len(text)
+            self._text = text
+        return text[offset : offset + size]
+
+    def _let_go(self) -> None:
+        self._text = None
+        if self._kept is not None:
+            self._kept.give_back(self._counted)
+            self._counted = 0
 
     def release(self) -> None:
+        self._let_go()
         if self._released is not None:
             self._released()
 
@@ -40,8 +71,8 @@ class ChangingTextHandle(TextHandle):
 
     __slots__ = ("_seen", "_source", "_version")
 
-    def __init__(self, view: Callable[[], bytes], version: Callable[[], int], source: Source) -> None:
-        super().__init__(view)
+    def __init__(self, view: Callable[[], bytes], version: Callable[[], int], source: Source, kept: Kept) -> None:
+        super().__init__(view, kept=kept)
         self._version = version
         self._seen = version()
         self._source = source

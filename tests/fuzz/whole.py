@@ -1,0 +1,225 @@
+"""The whole server, pyfuse3 and libfuse with it, between two ends of a socket pair: `python -m tests.fuzz.whole`.
+
+    --seconds S (default 10), --seed N (default 1)
+
+A child serves one end of a SOCK_SEQPACKET pair as if it were /dev/fuse. What is sent are requests that a kernel could
+send, for libfuse trusts the kernel's lengths; their numbers, names, flags and sizes are anything. Each must be answered
+once, or wait; at the end all that waits is interrupted, and the child must still answer and then end by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import random
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from typing import Final
+
+from tests.fuzz import requests
+from tests.fuzz.channel import DOCUMENTED, Broken
+from wqfs.abi import fuse
+from wqfs.abi.errors import ERRNO_NAMES
+
+_FORGET: Final = 2
+_BATCH_FORGET: Final = 42
+_DESTROY: Final = 38
+_READDIR, _READDIRPLUS = 28, 44
+_NO_REPLY: Final = (_FORGET, _BATCH_FORGET, fuse.INTERRUPT)
+_NAMED: Final = {
+    requests.LOOKUP: b"", 6: b"x\0", 8: bytes(16), requests.MKDIR: bytes(8), requests.UNLINK: b"", requests.RMDIR: b"",
+    12: struct.pack("=Q", 4), 13: struct.pack("=Q", 33), 22: bytes(8), 24: b"", 35: bytes(16),
+    45: struct.pack("=QII", 4, 0, 0),
+}  # fmt: skip
+"""Opcodes whose body is a structure and one name; of rename, symlink and link two."""
+_PLAIN: Final = {
+    requests.GETATTR: 16, requests.SETATTR: 88, 17: 0, 20: 16, 25: 24, requests.OPENDIR: 8, requests.RELEASEDIR: 24,
+    30: 16, 34: 8, 43: 32, 46: 24,
+}  # fmt: skip
+"""Opcodes whose body is a structure, with its size: getattr .. statfs, fsync, flush, access, fallocate, lseek."""
+_MAY_BE: Final = DOCUMENTED | {errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF}
+"""ENOSYS is how libfuse says of an operation that it is not there; of those that are the channel's it never comes."""
+
+
+def _serve(fd: int) -> None:
+    import logging
+
+    from wqfs.fs.options import parse_options
+    from wqfs.fs.session import serve
+
+    logging.basicConfig(level=logging.ERROR)
+    options = parse_options("max_waiting=40,events_depth=16,log_events=40,max_watches=8,max_handles=100")
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    serve("fuzz", fd, options, [signal.SIGTERM], lambda: None, ours=False)
+
+
+class Conversation:
+    """The kernel's end."""
+
+    def __init__(self, end: socket.socket, seed: int) -> None:
+        self._end = end
+        self._dice = random.Random(seed)
+        self._handles: dict[int, object] = {}
+        self._directories: list[int] = [0]
+        self._requests = requests.Requests(self._dice, self._handles)  # type: ignore[arg-type]
+        self._unique = 1_000_001
+        self.asked: dict[int, int] = {}
+        self.sent = 0
+        self.answers: dict[str, int] = {}
+
+    def call(self, opcode: int, body: bytes, node: int = 1) -> bytes:
+        """A request that does not wait, and its answer."""
+        self._unique += 2
+        unique = self._unique
+        self._send(fuse.IN_HEADER.pack(40 + len(body), opcode, unique, node, 0, 0, 1, 0, 0) + body, opcode, unique)
+        while True:
+            reply = self._receive(10.0)
+            if reply is None:
+                raise Broken(f"opcode {opcode} was not answered within 10 s")
+            if unique not in self.asked:
+                return reply
+
+    def _send(self, message: bytes, opcode: int, unique: int) -> None:
+        if opcode not in _NO_REPLY:
+            self.asked[unique] = opcode
+        self._end.send(message)
+        self.sent += 1
+
+    def step(self) -> None:
+        """One request at random, and what has been answered by then."""
+        if self._dice.random() < 0.5:
+            request = self._requests.next()
+            while request.broken or request.opcode not in (*requests.SERVED, fuse.OPEN):
+                request = self._requests.next()
+            message = request.message
+            self._send(message, request.opcode, request.unique)
+        else:
+            self._unique += 2
+            opcode, body = self._name_request()
+            node = self._requests.node(requests.LOOKUP)
+            message = fuse.IN_HEADER.pack(40 + len(body), opcode, self._unique, node, 0, 0, 1, 0, 0) + body
+            self._send(message, opcode, self._unique)
+        while self._receive(0.0) is not None:
+            pass
+        if not self.sent % 6:  # not more answers than the socket holds: a kernel takes them all
+            self.call(requests.GETATTR, bytes(16))
+
+    def _name_request(self) -> tuple[int, bytes]:
+        dice = self._dice
+        kind = dice.random()
+        name = dice.choice(requests.NAMES[:-1]).encode("utf-8", "surrogateescape") + b"\0"
+        if kind < 0.45:
+            opcode = dice.choice(tuple(_NAMED))
+            return opcode, _NAMED[opcode] + name + (name if opcode in (12, 45) else b"")
+        if kind < 0.6:
+            opcode = dice.choice((_READDIR, _READDIRPLUS))
+            return opcode, struct.pack(
+                "=QQIIQII", dice.choice(self._directories), dice.choice((0, 1, 5, 1 << 40)),
+                dice.choice((0, 1, 512, 4096, 131072)), 0, 0, 0, 0,
+            )  # fmt: skip
+        opcode = dice.choice(tuple(_PLAIN))
+        body = bytearray(_PLAIN[opcode])
+        if opcode == requests.SETATTR:
+            struct.pack_into("=IIQQ", body, 0, dice.getrandbits(10), 0, dice.choice((0, 1, 9)), dice.choice((0, 0, 1)))
+        elif opcode == requests.RELEASEDIR:
+            struct.pack_into("=Q", body, 0, dice.choice(self._directories[1:] or [999_999]))
+        return opcode, bytes(body)
+
+    def _receive(self, seconds: float) -> bytes | None:
+        if not select.select([self._end], [], [], seconds)[0]:
+            return None
+        reply = self._end.recv(1 << 18)
+        if not reply:
+            raise Broken("the server is gone")
+        size, error, unique = fuse.OUT_HEADER.unpack_from(reply)
+        if size != len(reply):
+            raise Broken(f"a reply of {len(reply)} bytes says {size}")
+        if not unique:
+            return reply
+        opcode = self.asked.pop(unique, None)
+        if opcode is None:
+            raise Broken(f"an answer to {unique}, which was answered or never asked")
+        name = ERRNO_NAMES.get(-error, str(error)) if error else "ok"
+        self.answers[name] = self.answers.get(name, 0) + 1
+        if error and -error not in (DOCUMENTED if opcode in requests.SERVED else _MAY_BE):
+            raise Broken(f"opcode {opcode} answered {name}")
+        if error == -errno.EIO:
+            raise Broken(f"opcode {opcode} answered EIO")
+        if not error and opcode == fuse.OPEN:
+            self._handles[struct.unpack_from("=Q", reply, 16)[0]] = None
+        elif not error and opcode == requests.OPENDIR:
+            self._directories.append(struct.unpack_from("=Q", reply, 16)[0])
+        return reply
+
+    def end(self) -> None:
+        """Interrupt all that waits: it is answered with EINTR."""
+        while self._receive(1.0) is not None:
+            pass
+        for unique in list(self.asked):
+            if self.asked[unique] not in (fuse.READ, fuse.IOCTL):
+                raise Broken(f"opcode {self.asked[unique]} was not answered")
+            body = struct.pack("=Q", unique)
+            self._send(
+                fuse.IN_HEADER.pack(48, fuse.INTERRUPT, unique + 1, 1, 0, 0, 1, 0, 0) + body, fuse.INTERRUPT, unique + 1
+            )
+        while self.asked:
+            if self._receive(10.0) is None:
+                raise Broken(f"{len(self.asked)} calls were not ended by an interrupt")
+
+
+def fuzz(seed: int, seconds: float) -> Conversation:
+    """One conversation with one server. Raises Broken."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if not pid:
+        code = 1
+        try:
+            ours.close()
+            theirs.setblocking(False)
+            _serve(theirs.detach())
+            code = 0
+        finally:
+            os._exit(code)
+    theirs.close()
+    status = None
+    try:
+        conversation = Conversation(ours, seed)
+        conversation.call(fuse.INIT, struct.pack("=IIII", 7, 38, 1 << 17, 0xFFFFFF & ~(1 << 30)) + bytes(48))
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            conversation.step()
+        conversation.end()
+        os.kill(pid, signal.SIGTERM)
+        _, status = os.waitpid(pid, 0)
+        if status:
+            raise Broken(f"seed {seed}: the server ended with {os.waitstatus_to_exitcode(status)}")
+        return conversation
+    finally:
+        ours.close()
+        if status is None:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz.whole", description="Requests for the whole server.")
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args()
+    try:
+        done = fuzz(given.seed, given.seconds)
+    except Broken as broken:
+        print(broken)
+        return 1
+    print(f"{done.sent:,} requests from seed {given.seed}")
+    print("answers: " + ", ".join(f"{name} {times:,}" for name, times in sorted(done.answers.items())))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""The simulated system's tables are bounded in bytes too: what is as long as it may be, as often as it may be."""
+
+from __future__ import annotations
+
+import errno
+import tracemalloc
+
+import pytest
+
+from wqfs.sim import Refused, Simulation
+from wqfs.sim.limits import SimLimits
+
+LONG = "/" + "/".join(["x"] * 2000)
+"""A path of 4,000 bytes and 2,000 names."""
+
+
+def refusal(simulation: Simulation, line: str) -> int:
+    with pytest.raises(Refused) as refused:
+        simulation.run(line)
+    return refused.value.errno or 0
+
+
+def test_binding_what_is_bound_does_not_grow_without_end() -> None:
+    simulation = Simulation()
+    simulation.run(f"mount --bind {LONG} /a")
+    assert refusal(simulation, f"mount --bind /a{LONG[:3900]} /b") == errno.ENAMETOOLONG
+    simulation.run("mount --bind /a/b /c")
+    assert " /x/" in simulation.text("mountinfo")
+
+
+@pytest.mark.parametrize(
+    "line", [f"mount -t tmpfs t /{{}}{LONG[:3900]}", f"mount -t tmpfs {'s' * 3900} /{{}}",
+             f"mount -t tmpfs -o {'o' * 3900} t /{{}}"], ids=["path", "source", "options"],
+)  # fmt: skip
+def test_text_of_mounts_is_bounded_and_given_back(line: str) -> None:
+    simulation = Simulation(bounds=SimLimits(mount_text=200_000))
+    before = simulation.system.mounts._text
+    with pytest.raises(Refused) as refused:
+        for number in range(1000):
+            simulation.run(line.format(number))
+    assert refused.value.errno == errno.ENOSPC
+    for mount in simulation.text("mountinfo").splitlines()[1:]:
+        simulation.run(f"umount {mount.split(' ')[4]}")
+    assert simulation.system.mounts._text == before
+
+
+def test_moves_and_binds_count_too() -> None:
+    simulation = Simulation(bounds=SimLimits(mount_text=300_000))
+    simulation.run("mount -t tmpfs t /a")
+    for number in range(50):
+        simulation.run(f"mount -t tmpfs t /a/{number}")
+    assert refusal(simulation, f"mount --rbind /a {LONG}") == errno.ENOSPC
+    simulation.run("mount --move /a /b")
+
+
+def test_estimate_of_mounts_is_not_far_below_what_they_take() -> None:
+    simulation = Simulation(bounds=SimLimits(mount_text=4 << 20))
+    tracemalloc.start()
+    try:
+        with pytest.raises(Refused):
+            for number in range(1000):
+                simulation.run(f"mount -t tmpfs t /m{number}{LONG[:3900]}")
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken < 2 * (4 << 20)
+
+
+def test_threads_are_given_back_when_they_end() -> None:
+    simulation = Simulation(bounds=SimLimits(processes=4))
+    simulation.run("process new p")
+    for _ in range(3):
+        simulation.run("as p/one key add user a b @t")
+        simulation.run("as p/two key add user a b @t")
+        assert refusal(simulation, "as p/three key add user a b @t") == errno.ENOMEM
+        simulation.run("process exit p/one")
+        simulation.run("process exec p")
+    simulation.run("process exit p")
+    for name in "abc":
+        simulation.run(f"process new {name}")
+    assert refusal(simulation, "process new d") == errno.ENOMEM
+
+
+def test_user_who_would_be_one_process_too_many_is_refused_and_others_go_on() -> None:
+    simulation = Simulation(bounds=SimLimits(processes=2))
+    simulation.run("key add user a b @s", uid=1)
+    with pytest.raises(Refused) as refused:
+        simulation.run("key add user a b @s", uid=2)
+    assert refused.value.errno == errno.ENOMEM
+    simulation.run("key add user a b @s", uid=1)
+
+
+def test_keys_of_all_are_bounded_and_logins_have_a_little_room_beyond() -> None:
+    simulation = Simulation(bounds=SimLimits(keys=40))
+    with pytest.raises(Refused) as refused:
+        for number in range(50):
+            simulation.run(f"key add user a{number} b @s")
+    assert refused.value.errno == errno.EDQUOT and "max_keys" in refused.value.reason
+    with pytest.raises(Refused) as refused:
+        for number in range(1, 20):
+            simulation.run(f"key get_persistent @s {number}")
+    assert refused.value.errno == errno.EDQUOT
+
+
+def test_detached_trees_count_as_mounts_and_give_back_what_they_took() -> None:
+    simulation = Simulation(bounds=SimLimits(mounts=10, descriptors=6))
+    system = simulation.system
+    simulation.run("mount -t tmpfs t /a")
+    numbers = []
+    with pytest.raises(Refused) as refused:
+        for _ in range(10):
+            mount, _ = system.mounts.lookup("/a")
+            numbers.append(system.descriptors.add_detached(system.mounts.copy(mount), system.mounts))
+    assert refused.value.errno == errno.ENFILE and len(numbers) == 6
+    for number in numbers:
+        system.descriptors.close(system, number, 0)
+    for _ in range(8):
+        simulation.run("mount -t tmpfs t /a")
+    with pytest.raises(Refused) as refused:
+        mount, _ = system.mounts.lookup("/a")
+        system.descriptors.add_detached(system.mounts.copy(mount), system.mounts)
+    assert refused.value.errno == errno.ENOSPC

@@ -1,0 +1,88 @@
+"""What is kept for readers is counted, shared events once, and those who keep most lose it first."""
+
+from __future__ import annotations
+
+import errno
+import json
+
+from wqfs.event import Log
+from wqfs.fs.handles.text import TextHandle
+from wqfs.kept import EVENT_BYTES, Kept
+from wqfs.watch import Limits, Watch, Watches
+
+LONG = {"mountpoint": "/" + "x" * 4000}
+
+
+def post(watches: Watches, count: int = 1) -> None:
+    for _ in range(count):
+        watches.publish(watches.event(0, b"\x01\x00\x00\x00\x08\x00\x00\x00", dict(LONG)), ())
+
+
+def log_of(watch: Watch) -> Log:
+    (log,) = watch.sinks
+    assert isinstance(log, Log)
+    return log
+
+
+def make(memory: int, count: int, log_events: int = 4096) -> tuple[Watches, list[Watch]]:
+    watches = Watches(Limits(memory=memory, log_events=log_events))
+    return watches, [watches.make(f"w{n}", 0, 0, 0) for n in range(count)]
+
+
+def test_event_counts_once_for_all_who_keep_it() -> None:
+    watches, _ = make(1 << 20, 50)
+    post(watches, 10)
+    assert watches.kept.used == 10 * (EVENT_BYTES + 4001)
+
+
+def test_events_give_back_what_they_took_when_the_last_watch_is_gone() -> None:
+    watches, made = make(1 << 20, 2)
+    post(watches, 100)
+    for watch in made:
+        log_of(watch).text()
+        watches.remove_name(watch.name)
+        watches.forget(watch)
+    del watch, made
+    watches.kept.end_batch()
+    assert watches.kept.used == 0
+
+
+def test_too_much_is_never_kept_and_every_event_is_accounted_for() -> None:
+    watches, (watch, other) = make(100_000, 2)
+    for _ in range(100):
+        post(watches)
+        assert watches.kept.used <= 100_000
+    for each in (watch, other):
+        lines = [json.loads(line) for line in bytes(log_of(each).text()).splitlines()]
+        assert lines[0]["event"] == "cut" and lines[-1]["seq"] == 100
+
+
+def test_who_keeps_most_is_cut_first() -> None:
+    watches, (full, fresh) = make(200_000, 2)
+    watches.watch_everything(fresh, False)
+    post(watches, 35)
+    watches.watch_everything(fresh, True)
+    post(watches, 20)
+    assert b'"cut"' in bytes(log_of(full).text())
+    assert b'"cut"' not in bytes(log_of(fresh).text())
+
+
+def test_texts_of_logs_count_too() -> None:
+    watches, made = make(300_000, 20)
+    post(watches, 30)
+    for watch in made:
+        log_of(watch).text()
+        assert watches.kept.used <= 300_000
+
+
+def test_text_that_is_read_in_part_is_kept_and_refused_beyond_the_bound() -> None:
+    kept = Kept(10)
+    first, second = (TextHandle(lambda: b"0123456", kept=kept) for _ in range(2))
+    assert first.read(0, 4, 0) == b"0123" and kept.used == 7
+    assert second.read(0, 4, 0) == -errno.ENOMEM
+    assert second.read(0, 7, 0) == b"0123456", "what is read at once is not kept"
+    assert first.read(4, 4, 0) == b"456" and kept.used == 0
+    assert first.read(7, 4, 0) == b""
+    assert second.read(0, 1, 0) == b"0"
+    second.release()
+    assert kept.used == 0

@@ -1,0 +1,83 @@
+"""How much is kept for readers: a count of bytes for a whole mount, with a bound.
+
+Events are shared by all logs and streams that have not let go of them, so an event cannot count for each of these. It
+belongs to a batch with those that came about when it did, and the batch gives its bytes back when the last of them is
+gone: Python's own count of references says when. So no delivery costs anything. A batch of which one event is left
+counts whole, which errs to the safe side.
+
+The counts are estimates of what the objects take, strings by their length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+EVENT_BYTES: Final = 700
+"""An event, its record and its line."""
+NOTICE_BYTES: Final = 500
+"""The same event under another ID, with its line."""
+LINE_KEPT: Final = 1024
+"""Bytes of a line up to which it is kept once it was made."""
+_BATCH: Final = 64
+_LARGE: Final = 2 * EVENT_BYTES
+"""Bytes of an event that begins a batch, so that those that count most keep no others."""
+
+
+class Batch:
+    """Events that give back their bytes together."""
+
+    __slots__ = ("_bytes", "_kept")
+
+    def __init__(self, kept: Kept) -> None:
+        self._kept = kept
+        self._bytes = 0
+
+    def add(self, size: int) -> None:
+        self._bytes += size
+        self._kept.used += size
+
+    def __del__(self) -> None:
+        self._kept.used -= self._bytes
+
+
+class Kept:
+    """limit: bytes; used: of them; on_full: called where more than that are used, and lets go of some."""
+
+    __slots__ = ("_batch", "_left", "limit", "on_full", "used")
+
+    def __init__(self, limit: int = 128 << 20) -> None:
+        self.limit = limit
+        self.used = 0
+        self.on_full: Callable[[], object] = lambda: None
+        self._batch = Batch(self)
+        self._left = _BATCH
+
+    def batch(self, size: int) -> Batch:
+        """The batch of an event of `size` bytes that comes about now."""
+        if not self._left or size > _LARGE:
+            self.end_batch()
+        self._left -= 1
+        batch = self._batch
+        batch.add(size)
+        return batch
+
+    def end_batch(self) -> None:
+        """What comes about later is of another batch."""
+        self._batch = Batch(self)
+        self._left = _BATCH
+
+    def check(self) -> None:
+        """Let go of something where too much is kept."""
+        if self.used > self.limit:
+            self.on_full()
+
+    def take(self, size: int) -> bool:
+        """Count `size` bytes, if they are not too many."""
+        if self.used + size > self.limit:
+            return False
+        self.used += size
+        return True
+
+    def give_back(self, size: int) -> None:
+        self.used -= size
