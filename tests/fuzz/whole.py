@@ -25,6 +25,7 @@ from tests.fuzz import requests
 from tests.fuzz.channel import DOCUMENTED, Broken
 from wqfs.abi import fuse
 from wqfs.abi.errors import ERRNO_NAMES
+from wqfs.fs.channel_limits import MAX_WRITE
 
 _FORGET: Final = 2
 _BATCH_FORGET: Final = 42
@@ -94,7 +95,11 @@ class Conversation:
         """One request at random, and what has been answered by then."""
         if self._dice.random() < 0.5:
             request = self._requests.next()
-            while request.broken or request.opcode not in (*requests.SERVED, fuse.OPEN):
+            while (
+                request.broken
+                or request.opcode not in (*requests.SERVED, fuse.OPEN)
+                or (request.opcode == fuse.READ and request.size > MAX_WRITE)  # what was negotiated
+            ):
                 request = self._requests.next()
             message = request.message
             self._send(message, request.opcode, request.unique)

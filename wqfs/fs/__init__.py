@@ -16,6 +16,7 @@ names       pyfuse3's Operations: lookup, attributes, directories, open
 nodes       the tree: which place has which number and mode
 filesystem  everything that one mount is made of, and what opening each place gives
 control     what a line of post, objects, filter or depth does to the core
+shares      how much of a table each user has
 views, metrics, refusals   the texts: sim/*, status, metrics, errors
 caller, caller_helper, vm  reading the memory of who calls an ioctl, in a process of its own
 mounting    fusermount3, and the mount table
