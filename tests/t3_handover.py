@@ -183,3 +183,14 @@ def test_fuse_fd_that_is_no_fuse_is_refused(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 1 and "not one of /dev/fuse" in done.stderr
+
+
+def test_mount_of_another_cannot_survive(tmp_path: Path) -> None:
+    (tmp_path / "mnt").mkdir()
+    server = [*MOUNT_COMMAND, "--fuse-fd", "3", "-f", "-o", "survive", "handed"]
+    done = subprocess.run(
+        [*WQFS, "handover", tmp_path / "mnt", "--", *server], capture_output=True, text=True, timeout=LIMIT, check=False
+    )
+    assert done.returncode == 1
+    assert "not for one that was handed over" in done.stderr
+    assert not is_mounted(tmp_path / "mnt")

@@ -44,14 +44,11 @@ def test_key_requests_are_answered_as_recorded(reference_kernel: str, tmp_path: 
     assert json.loads(answers.read_text()) == json.loads(RECORDED.read_text())
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(400)
-def test_events_of_watched_keys_are_those_that_wqfs_run_tells(reference_kernel: str, tmp_path: Path) -> None:
-    script = tmp_path / "script"
-    script.write_text(
-        f"echo GUEST-START\ncd {TESTS.parent}\n{sys.executable} tests/watched_keys.py nobody\necho GUEST-END\n"
-    )
-    done = subprocess.run(
+def in_guest(reference_kernel: str, folder: Path, command: str) -> subprocess.CompletedProcess[str]:
+    """A command of the shell on the reference kernel, in this tree; what it prints is between two lines."""
+    script = folder / "script"
+    script.write_text(f"echo GUEST-START\ncd {TESTS.parent}\nexport HOME=/tmp\n{command}\necho GUEST-END\n")
+    return subprocess.run(
         [TESTS / "kernel" / "run_vm.sh", script],
         env={**os.environ, "ORACLE_DIR": reference_kernel},
         capture_output=True,
@@ -59,6 +56,12 @@ def test_events_of_watched_keys_are_those_that_wqfs_run_tells(reference_kernel: 
         timeout=350,
         check=False,
     )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_events_of_watched_keys_are_those_that_wqfs_run_tells(reference_kernel: str, tmp_path: Path) -> None:
+    done = in_guest(reference_kernel, tmp_path, f"{sys.executable} tests/watched_keys.py nobody")
     said = done.stdout.replace("\r", "").partition("GUEST-START\n")[2].partition("GUEST-END")[0]
     assert said == WATCHED + AS_NOBODY, done.stdout + done.stderr
 
@@ -67,20 +70,8 @@ def test_events_of_watched_keys_are_those_that_wqfs_run_tells(reference_kernel: 
 @pytest.mark.timeout(400)
 def test_client_is_the_same_on_the_kernels_own_pipe(reference_kernel: str, tmp_path: Path) -> None:
     # The tests of a mount need /dev/fuse, which this kernel was built without.
-    script = tmp_path / "script"
-    script.write_text(
-        f"echo GUEST-START\ncd {TESTS.parent}\nexport HOME=/tmp\n"
-        f"{sys.executable} -m pytest -q --color=no -p no:cacheprovider tests/t3_client.py -k 'kernel or native'\n"
-        "echo GUEST-END\n"
-    )
-    done = subprocess.run(
-        [TESTS / "kernel" / "run_vm.sh", script],
-        env={**os.environ, "ORACLE_DIR": reference_kernel},
-        capture_output=True,
-        text=True,
-        timeout=350,
-        check=False,
-    )
+    pytest_command = "pytest -q --color=no -p no:cacheprovider tests/t3_client.py -k 'kernel or native'"
+    done = in_guest(reference_kernel, tmp_path, f"{sys.executable} -m {pytest_command}")
     assert re.search(r"2\d passed, \d+ deselected", done.stdout, re.MULTILINE), done.stdout + done.stderr
 
 
@@ -105,19 +96,9 @@ echo code $?
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_tail_of_the_kernels_own_pipe(reference_kernel: str, tmp_path: Path) -> None:
-    inner, script, said = (tmp_path / name for name in ("inner", "script", "said"))
-    inner.write_text(TAIL.format(python=sys.executable, said=said))
-    script.write_text(
-        f"echo GUEST-START\ncd {TESTS.parent}\nexport HOME=/tmp\nkeyctl session - bash {inner} 2>&1\necho GUEST-END\n"
-    )
-    done = subprocess.run(
-        [TESTS / "kernel" / "run_vm.sh", script],
-        env={**os.environ, "ORACLE_DIR": reference_kernel},
-        capture_output=True,
-        text=True,
-        timeout=350,
-        check=False,
-    )
+    inner = tmp_path / "inner"
+    inner.write_text(TAIL.format(python=sys.executable, said=tmp_path / "said"))
+    done = in_guest(reference_kernel, tmp_path, f"keyctl session - bash {inner} 2>&1")
     lines = done.stdout.replace("\r", "").splitlines()
     assert any(re.fullmatch(r"key   updated colour \(\d+\) id=5", line) for line in lines), done.stdout + done.stderr
     assert any(re.fullmatch(r"key   linked \S+ \(\d+\) shape \(\d+\)", line) for line in lines), done.stdout

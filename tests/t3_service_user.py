@@ -181,6 +181,7 @@ def test_background_form(tmp_path: Path) -> None:
     ("options", "sentence"),
     [
         ("user=daemon", "needs allow_other"),
+        ("allow_other,user=daemon,survive", "exclude each other"),
         ("allow_other,user=nobody-of-that-name", "there is no user called 'nobody-of-that-name'"),
         ("allow_other,user=4294967295", "there is no user"),
     ],

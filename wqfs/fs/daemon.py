@@ -154,7 +154,10 @@ def _run(line: CommandLine, program: str, on_started: Callable[[], object] | Non
     except OSError as error:
         return _complain(program, f"Mounting on {mountpoint} failed: {error.strerror}.", EXIT_SYSTEM)
     started = on_started or (lambda: _foreground_started(mountpoint))
-    if options.survive and ours:
+    if options.survive and not ours:
+        sentence = "Option survive is for a mount made here, not for one that was handed over."
+        return _complain(program, sentence, EXIT_USAGE)
+    if options.survive:
         return supervise(
             mountpoint,
             lambda told: _be_daemon(mountpoint, fuse_fd, line, told, background=on_started is not None),
