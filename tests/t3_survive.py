@@ -74,6 +74,23 @@ def test_waiting_cat_gets_what_comes_after(mount: Mount, tmp_path: Path) -> None
     assert numbers((tmp_path / "out").read_bytes()) == [0, 1, 2]
 
 
+def test_deaths_leave_no_descriptor_behind(mount: Mount) -> None:
+    def descriptors() -> int:
+        wait_for_checkpoint(mount)
+        return len(os.listdir(f"/proc/{daemon_of(mount.process.pid)}/fd"))
+
+    folder = mount.watch()
+    kill(mount)
+    folder.stat()
+    wait_for_checkpoint(mount)
+    before = descriptors()
+    for _ in range(5):
+        pid = kill(mount)
+        wait_until(lambda pid=pid: daemon_of(mount.process.pid) not in (0, pid), "a successor")  # type: ignore[misc]
+        (folder / "status").read_text()
+    wait_until(lambda: descriptors() <= before, f"the {before} descriptors of before")
+
+
 def test_poller_wakes_after(mount: Mount) -> None:
     folder = mount.watch()
     fd = os.open(folder / "queue", os.O_RDONLY | os.O_NONBLOCK)

@@ -34,6 +34,16 @@ def call_process(name: str) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
+def open_descriptors() -> set[int]:
+    """The descriptors of this process."""
+    found = set()
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        with suppress(OSError):  # the folder's own is closed by now
+            os.fstat(fd)
+            found.add(fd)
+    return found
+
+
 class TakeOver(BaseException):
     """Raised in the process that is the daemon now. generation: the checkpoint that it comes from."""
 

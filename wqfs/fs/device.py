@@ -22,6 +22,7 @@ import select
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import outcome
@@ -30,7 +31,7 @@ import trio
 from wqfs.abi import fuse
 from wqfs.fs.channel import Channel
 from wqfs.fs.channel_limits import MAX_WRITE
-from wqfs.fs.checkpoint import Checkpoints
+from wqfs.fs.checkpoint import Checkpoints, open_descriptors
 from wqfs.fs.recorder import Recorder
 
 log = logging.getLogger(__name__)
@@ -83,6 +84,8 @@ class Device:
         self._backlog: deque[bytes] = deque()
         self._soon: deque[Callable[[], object]] = deque()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._of_trio: set[int] = set()
+        """Descriptors that trio opened for this run."""
         self._result: outcome.Outcome[Any] | None = None
         self._gone = trio.Event()
         self._send = self._make_send()
@@ -139,12 +142,15 @@ class Device:
         self._poll.register(self._wake_fd, select.POLLIN)
         self._poll.register(self._names, select.POLLIN)
         self._poll.register(self._fd, select.POLLIN)
+        before = open_descriptors() if self._recorder is not None else set()
         trio.lowlevel.start_guest_run(
             tasks,
             run_sync_soon_threadsafe=self._run_soon_from_a_thread,
             run_sync_soon_not_threadsafe=self._soon.append,
             done_callback=self._finish,
         )
+        if self._recorder is not None:
+            self._of_trio = open_descriptors() - before
         try:
             while self._result is None:
                 self._turn()
@@ -272,6 +278,15 @@ class Device:
         assert self._recorder is not None
         self._send(fuse.OUT_HEADER.pack(fuse.OUT_HEADER.size, fuse.NOTIFY_RESEND, 0))
         self._recorder.wake_pollers()
+
+    def abandon(self) -> None:
+        """In the process that takes over: let go of what this one had; else each death would leave five descriptors.
+        Keep this object: with it what waits for a turn of this trio's stays, which would close them a second time."""
+        for fd in self._of_trio:
+            with suppress(OSError):
+                os.close(fd)
+        self._of_trio.clear()
+        self._message = memoryview(b"")
 
     def want_checkpoint(self) -> None:
         """Let a checkpoint be taken before anything else is served."""

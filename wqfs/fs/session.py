@@ -147,6 +147,7 @@ def _serve(session: _Session, on_started: Callable[[], object], generation: int 
         near.close()
         pyfuse3.close(unmount=False)
     if taking_over is not None:
+        device.abandon()
         _succeed(session, taking_over.generation)
 
 
