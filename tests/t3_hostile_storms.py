@@ -153,7 +153,7 @@ def test_poller_storm_wakes_every_one_and_leaves_nothing(mount: Mount) -> None:
 def test_a_hundred_thousand_opens_succeed_where_allowed_and_cost_nothing_afterwards(
     mount_with: Callable[[str], Mount],
 ) -> None:
-    mount = mount_with("max_handles=110000")
+    mount = mount_with("max_handles=110000,max_user_handles=110000")
     folder = mount.watch()
     before = 0
     for turn in range(2):
@@ -169,12 +169,20 @@ def test_a_hundred_thousand_opens_succeed_where_allowed_and_cost_nothing_afterwa
 
 
 @pytest.mark.slow
-def test_opens_beyond_the_default_are_enfile_and_everything_else_goes_on(mount: Mount) -> None:
+@pytest.mark.parametrize(
+    ("options", "most", "refused"),
+    [("", 24_576, errno.EDQUOT), ("max_user_handles=40000", 32_768, errno.ENFILE)],
+    ids=["of-a-user", "of-all"],
+)
+def test_opens_beyond_the_limits_are_refused_and_everything_else_goes_on(
+    mount_with: Callable[[str], Mount], options: str, most: int, refused: int
+) -> None:
+    mount = mount_with(options)
     records = os.open(mount.path / "sim/records", os.O_WRONLY)
     with opened(mount.path / "queue", os.O_RDONLY | os.O_NONBLOCK) as queue:
         with held_open(mount.path / "metrics", 40_000) as held:
-            assert sum(count for count, _ in held) == 32_768 - 2
-            assert errno.ENFILE in {number for _, number in held} <= {0, errno.ENFILE}
+            assert sum(count for count, _ in held) == most - 2
+            assert refused in {number for _, number in held} <= {0, refused}
             mount.watch("other").rmdir()
             os.write(records, record(1))
             assert numbers(os.read(queue, 100)) == [1]
