@@ -100,6 +100,25 @@ def test_watchdog_is_fed_while_the_mount_answers_and_only_then(tmp_path: Path) -
         assert "Fatal Python error: Aborted" in (tmp_path / "log").read_text()
 
 
+def test_who_looks_ends_by_sigterm_though_the_server_was_killed(tmp_path: Path) -> None:
+    """A manager sends SIGTERM to all of a service, and waits for all of it."""
+    with service(tmp_path, str(tmp_path / "notify"), WATCHDOG_USEC="600000000") as (manager, process):
+        manager.wait("WATCHDOG=1")
+        (looks,) = map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
+        process.kill()
+        process.wait(LIMIT)
+        os.kill(looks, signal.SIGTERM)
+        wait_until(lambda: has_ended(looks), "its end")
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone, or waits for its parent to notice."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
 def test_watchdog_of_another_process_is_not_fed(tmp_path: Path) -> None:
     with service(tmp_path, str(tmp_path / "notify"), WATCHDOG_USEC="100000", WATCHDOG_PID="1") as (manager, _):
         manager.wait("READY=1")

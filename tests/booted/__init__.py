@@ -176,6 +176,7 @@ def _wait_for_boot(process: subprocess.Popen[bytes], notify: socket.socket, fold
             ready, _, _ = select.select([notify.fileno(), ended], [], [], _BOOT_LIMIT)
             if notify.fileno() in ready:
                 if b"READY=1" in notify.recv(4096).split(b"\n"):
+                    notify.close()  # else process 1 waits for a reader once it has said ten things more
                     return
             elif ended in ready:
                 process.wait()

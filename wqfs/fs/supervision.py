@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 
 # arguments: a file of the mount, seconds between looks, 0 for a single one; the user and group to become, if any
 _CHECK: Final = """\
-import os, sys, time
+import os, signal, sys, time
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])  # the server may have died before it could end us
 file, pause = sys.argv[1], float(sys.argv[2])
 if sys.argv[3:]:
     uid, gid = map(int, sys.argv[3:])
@@ -31,10 +32,13 @@ if sys.argv[3:]:
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
 while True:
-    fd = os.open(file, os.O_RDONLY)
-    os.read(fd, 1)
-    os.close(fd)
-    os.write(1, b".")
+    try:
+        fd = os.open(file, os.O_RDONLY)
+        os.read(fd, 1)
+        os.close(fd)
+        os.write(1, b".")
+    except OSError:
+        break
     if not pause:
         break
     time.sleep(pause)
