@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import Any, Final
+from typing import Final
 
 from wqfs.run.call import PAGE, Call, signed, unsigned
-from wqfs.run.mount_files import MountFiles
 from wqfs.run.mounts import ATIMES, MOUNT_ATTRIBUTES, only
-from wqfs.run.places import Places, path_at, text_at
-from wqfs.run.simulated import System
+from wqfs.run.places import MountAnswers, path_at, text_at
 from wqfs.sim.context_calls import (
     CMD_CREATE,
     CMD_CREATE_EXCL,
@@ -36,16 +34,8 @@ _PICK_FLAGS: Final = 0xF
 _PICK_EMPTY_PATH: Final = 0x8
 
 
-class Contexts:
+class Contexts(MountAnswers):
     """Answers for the calls named above. Each takes a Call and returns its value; raises Gone, and OSError."""
-
-    def __init__(self, system: System, files: MountFiles, places: Places) -> None:
-        self._system = system
-        self._files = files
-        self._places = places
-
-    def _ask(self, name: str, *arguments: int | bytes | None) -> Any:
-        return self._system.call(None, "", name, *arguments)
 
     def fsopen(self, call: Call) -> int:
         """fsopen(type, flags)"""

@@ -11,12 +11,10 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from typing import Any, Final
+from typing import Final
 
 from wqfs.run.call import PAGE, Call, unsigned
-from wqfs.run.mount_files import MountFiles
-from wqfs.run.places import Places, data_at, text_at
-from wqfs.run.simulated import System
+from wqfs.run.places import MountAnswers, data_at, text_at
 from wqfs.sim.mount_calls import MS_TYPES, source_is_path
 from wqfs.sim.mount_options import (
     MOUNT_ATTR__ATIME,
@@ -59,16 +57,8 @@ def only(flags: int, known: int) -> None:
         raise OSError(errno.EINVAL, f"expected no flags but those in {known:#x}, not {flags:#x}")
 
 
-class Mounts:
+class Mounts(MountAnswers):
     """Answers for the calls named above. Each takes a Call and returns its value; raises Gone, and OSError."""
-
-    def __init__(self, system: System, files: MountFiles, places: Places) -> None:
-        self._system = system
-        self._files = files
-        self._places = places
-
-    def _ask(self, name: str, *arguments: int | bytes | None) -> Any:
-        return self._system.call(None, "", name, *arguments)
 
     def mount(self, call: Call) -> int:
         """mount(source, target, type, flags, data)"""

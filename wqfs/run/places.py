@@ -11,10 +11,11 @@ import errno
 import os
 import re
 import stat
-from typing import Final
+from typing import Any, Final
 
 from wqfs.run.call import PAGE, Call, signed
 from wqfs.run.mount_files import MountFiles
+from wqfs.run.simulated import System
 
 Place = tuple[int, bytes]
 """0 and an absolute path, or the number of a tree and a path within it: two arguments for wqfs.sim.mount_calls."""
@@ -119,3 +120,15 @@ def _text_at(call: Call, index: int, limit: int, too_long: int) -> bytes:
 
 def _error(number: int, reason: str) -> OSError:
     return OSError(number, reason)
+
+
+class MountAnswers:
+    """What those have in common that answer calls about the simulated mounts."""
+
+    def __init__(self, system: System, files: MountFiles, places: Places) -> None:
+        self._system = system
+        self._files = files
+        self._places = places
+
+    def _ask(self, name: str, *arguments: int | bytes | None) -> Any:
+        return self._system.call(None, "", name, *arguments)
