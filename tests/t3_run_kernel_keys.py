@@ -12,7 +12,7 @@ import pytest
 
 from scripts import pages
 from tests.running import KERNEL, RUN, run, running
-from tests.t3_run_programs import RECORDS, with_names
+from tests.t3_run_programs import INNER, RECORDS, with_names
 from tests.tools import LIMIT, ROOT
 
 IN_A_SESSION = ("keyctl", "session", "-")
@@ -175,18 +175,6 @@ def test_keyctl_watch_prints_what_happens_to_a_key(tmp_path: Path) -> None:
         f"{ring} unlk {colour}",
         f"{ring} gc",
     ]
-
-
-INNER = """\
-keyctl add user colour red @s > colour
-keyctl newring inner @s > inner
-keyctl watch_add 3 $(cat inner)
-keyctl add user deep x $(cat inner) > deep
-keyctl watch_rm 3 $(cat inner)
-keyctl add user deeper x $(cat inner) > deeper
-keyctl unlink $(cat colour) @s
-keyctl watch_sync 3
-"""
 
 
 @pytest.mark.parametrize("named", [[], ["-n", "wqfs-test"]], ids=["", "named"])
