@@ -137,6 +137,7 @@ class Checkpoints:
                 self._dismiss = dismiss
                 self.waiting_fd = -1
                 call_process("wqfs")
+                signal.pthread_sigmask(signal.SIG_BLOCK, _OF_THE_GROUP)  # until somebody listens
                 for number in _OF_THE_GROUP:
                     signal.signal(number, signal.SIG_DFL)
                 raise TakeOver(generation)

@@ -1,9 +1,9 @@
 """The loop that moves messages between /dev/fuse, the channel and pyfuse3. All waiting is here.
 
-The loop is the host and trio its guest (trio.lowlevel.start_guest_run): a request for bytes is
-read, answered and waited for without entering trio, which would cost more than the answer. What
-trio has to do (pyfuse3, signals, timers) runs between requests, in this same thread; only trio's
-waiting is done in a thread of its own. So all state still lives in one thread.
+It runs where trio would wait (trio.abc.Instrument.before_io_wait): a request for bytes is read, answered and waited
+for without entering trio, which would cost more than the answer. trio's epoll is one of the descriptors that the loop
+waits for; when that has something, when a task can go on or trio's own deadline has come, the loop returns, and trio's
+wait ends at once. So all state lives in one thread, and there is no other.
 
 On one processor a client that asks again has its next request in place by the time the answer is
 written, so after an answer the loop reads at once; where that has been in vain lately it waits
@@ -20,18 +20,17 @@ import logging
 import os
 import select
 import socket
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
-import outcome
 import trio
 
 from wqfs.abi import fuse
 from wqfs.fs.channel import Channel
 from wqfs.fs.channel_limits import MAX_WRITE
-from wqfs.fs.checkpoint import Checkpoints, open_descriptors
+from wqfs.fs.checkpoint import Checkpoints, TakeOver, open_descriptors
 from wqfs.fs.recorder import Recorder
 
 log = logging.getLogger(__name__)
@@ -82,11 +81,14 @@ class Device:
         self._patience = 0
         self._poll = select.poll()
         self._backlog: deque[bytes] = deque()
-        self._soon: deque[Callable[[], object]] = deque()
-        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._of_trio: set[int] = set()
-        """Descriptors that trio opened for this run."""
-        self._result: outcome.Outcome[Any] | None = None
+        self._watched: dict[int, Callable[[], object]] = {}
+        self._epoll_fd = -1
+        """trio's, while it runs."""
+        self._task_ready = False
+        self._wake_trio: Callable[[], object]
+        self._scope: trio.CancelScope
+        self._failed: BaseException | None = None
+        """What ended the loop: trio lets nothing through that is raised where it waits."""
         self._gone = trio.Event()
         self._send = self._make_send()
         if recorder is not None:
@@ -135,61 +137,83 @@ class Device:
     # -- the loop
 
     def run(self, tasks: Callable[[], Awaitable[object]]) -> None:
-        """Serve while the trio function `tasks` runs; raises what it raises.
+        """Serve while the trio function `tasks` runs; raises what it raises, and what the loop raises.
 
         When the mount is gone, `wait_gone` returns in those tasks; they decide when to end.
         """
-        self._poll.register(self._wake_fd, select.POLLIN)
         self._poll.register(self._names, select.POLLIN)
         self._poll.register(self._fd, select.POLLIN)
-        before = open_descriptors() if self._recorder is not None else set()
-        trio.lowlevel.start_guest_run(
-            tasks,
-            run_sync_soon_threadsafe=self._run_soon_from_a_thread,
-            run_sync_soon_not_threadsafe=self._soon.append,
-            done_callback=self._finish,
-        )
-        if self._recorder is not None:
-            self._of_trio = open_descriptors() - before
-        try:
-            while self._result is None:
-                self._turn()
-            self._result.unwrap()
-        finally:
-            os.close(self._wake_fd)
+        trio.run(self._main, tasks, open_descriptors(), instruments=(_Waiting(self),))
+        if self._failed is not None:
+            raise self._failed
+
+    async def _main(self, tasks: Callable[[], Awaitable[object]], before: set[int]) -> None:
+        """before: the descriptors of the process before trio had some."""
+        epoll_fd = _epoll_among(open_descriptors() - before)
+        self._poll.register(epoll_fd, select.POLLIN)
+        token = trio.lowlevel.current_trio_token()
+        self._wake_trio = lambda: token.run_sync_soon(_nothing, idempotent=True)
+        with trio.CancelScope() as self._scope:
+            self._epoll_fd = epoll_fd
+            await tasks()
 
     async def wait_gone(self) -> None:
         """Wait until the kernel says that the mount is gone."""
         await self._gone.wait()
 
-    def _run_soon_from_a_thread(self, function: Callable[[], object]) -> None:
-        self._soon.append(function)
-        os.eventfd_write(self._wake_fd, 1)
+    def watch(self, fd: int, changed: Callable[[], object]) -> None:
+        """Call `changed` whenever `fd` has POLLPRI or POLLERR: for /proc/self/mountinfo, which says a change only to
+        who asks first, so that an epoll instance within another one would swallow it."""
+        self._watched[fd] = changed
+        self._poll.register(fd, select.POLLPRI)
 
-    def _finish(self, result: outcome.Outcome[Any]) -> None:
-        self._result = result
+    def unwatch(self, fd: int) -> None:
+        """No longer."""
+        del self._watched[fd]
+        self._poll.unregister(fd)
 
-    def _turn(self) -> None:
-        """Everything that waits to run, then a wait, then everything that is ready."""
-        soon = self._soon
-        if self._recorder is not None:
-            self._recorder.clock.tick()
-        for _ in range(len(soon)):
-            soon.popleft()()
-        if self._result is not None:
+    def wait(self, seconds: float) -> None:
+        """Where trio is about to wait: serve for that long, or until trio has something to do."""
+        if self._epoll_fd < 0 or self._failed is not None:
             return
+        try:
+            self._serve_for(seconds)
+        except BaseException as error:
+            self._failed = error
+            self._scope.cancel()
+            self._wake_trio()
+
+    def task_is_ready(self) -> None:
+        """A task of trio's can go on: what the loop did has woken it, if that is who runs."""
+        self._task_ready = True
+
+    def _serve_for(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
         recorder = self._recorder
-        if recorder is not None and recorder.may_fork and (self._checkpoint_due or recorder.journal.is_full):
-            self._take_checkpoint()
-        for fd, events in self._poll.poll(0 if soon else None):
-            if fd == self._fd:
-                self._serve_kernel()
-            elif fd == self._wake_fd:
-                os.eventfd_read(self._wake_fd)
-            elif self._checkpoints is not None and fd == self._checkpoints.waiting_fd:
-                self._checkpoint_due = True  # it was killed
-            else:
-                self._serve_names(events)
+        self._task_ready = False
+        while True:
+            if recorder is not None:
+                recorder.clock.tick()
+                if recorder.may_fork and (self._checkpoint_due or recorder.journal.is_full):
+                    self._take_checkpoint()
+            trio_is_ready = False
+            for fd, events in self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000 if seconds else 0):
+                if fd == self._fd:
+                    self._serve_kernel()
+                elif fd == self._epoll_fd:
+                    trio_is_ready = True
+                elif self._checkpoints is not None and fd == self._checkpoints.waiting_fd:
+                    self._checkpoint_due = True  # it was killed
+                elif fd in self._watched:
+                    self._watched[fd]()
+                else:
+                    self._serve_names(events)
+            if not seconds:
+                return
+            if trio_is_ready or self._task_ready or time.monotonic() >= deadline:
+                # Else it would wait for all of its time: also where what was ready is no more when it looks itself.
+                self._wake_trio()
+                return
 
     def _serve_kernel(self) -> None:
         """Requests until there is none, or others have waited long enough."""
@@ -279,15 +303,6 @@ class Device:
         self._send(fuse.OUT_HEADER.pack(fuse.OUT_HEADER.size, fuse.NOTIFY_RESEND, 0))
         self._recorder.wake_pollers()
 
-    def abandon(self) -> None:
-        """In the process that takes over: let go of what this one had; else each death would leave five descriptors.
-        Keep this object: with it what waits for a turn of this trio's stays, which would close them a second time."""
-        for fd in self._of_trio:
-            with suppress(OSError):
-                os.close(fd)
-        self._of_trio.clear()
-        self._message = memoryview(b"")
-
     def want_checkpoint(self) -> None:
         """Let a checkpoint be taken before anything else is served."""
         self._checkpoint_due = True
@@ -297,6 +312,47 @@ class Device:
         assert checkpoints is not None
         if checkpoints.waiting_fd >= 0:
             self._poll.unregister(checkpoints.waiting_fd)
-        self._checkpoint_due = not checkpoints.take()
+        registered = _registered(self._epoll_fd)
+        try:
+            self._checkpoint_due = not checkpoints.take()
+        except TakeOver:
+            # The instance that trio had is that of all processes since the fork, as the last of them left it.
+            with select.epoll() as ours:
+                for fd, events in registered:
+                    ours.register(fd, events)
+                os.dup2(ours.fileno(), self._epoll_fd, inheritable=False)
+            raise
         if checkpoints.waiting_fd >= 0:
             self._poll.register(checkpoints.waiting_fd, select.POLLIN)
+
+
+class _Waiting(trio.abc.Instrument):
+    """Lets a device serve where trio would wait."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+
+    def before_io_wait(self, timeout: float) -> None:
+        self._device.wait(timeout)
+
+    def task_scheduled(self, task: trio.lowlevel.Task) -> None:
+        self._device.task_is_ready()
+
+
+def _epoll_among(descriptors: set[int]) -> int:
+    """The one of them that is an epoll instance. Raises RuntimeError where that is not one: trio waits otherwise."""
+    found = [fd for fd in descriptors if os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[eventpoll]"]
+    if len(found) != 1:
+        raise RuntimeError(f"expected trio to wait with one epoll instance, not {len(found)}")
+    return found[0]
+
+
+def _registered(epoll_fd: int) -> list[tuple[int, int]]:
+    """What an epoll instance waits for: descriptors, and the events of each (proc_pid_fdinfo(5))."""
+    with open(f"/proc/self/fdinfo/{epoll_fd}", encoding="ascii") as file:
+        fields = [line.split() for line in file if line.startswith("tfd:")]
+    return [(int(fd), int(events, 16)) for _, fd, _, events, *_ in fields]
+
+
+def _nothing() -> None:
+    pass

@@ -12,15 +12,13 @@ import gc
 import logging
 import math
 import os
-import select
 import signal
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Final
+from typing import BinaryIO, Final
 
 import pyfuse3
 import trio
@@ -40,6 +38,8 @@ from wqfs.fs.supervisor import Told
 log = logging.getLogger(__name__)
 
 EXIT_OK, EXIT_FAULT = 0, 2
+_UNMOUNTING: Final = 0.05
+"""Seconds between a mount's going from the table and the kernel's last word, where nobody has a file open."""
 GRACE: Final = 1.0
 """Seconds that pollers have, after an order to stop, to see POLLHUP, and readers end of file."""
 
@@ -106,8 +106,21 @@ def _end(session: _Session) -> bool:
     return session.unmounted
 
 
-def _serve(session: _Session, on_started: Callable[[], object], generation: int = 0) -> None:
-    """Serve until the mount ends; as the successor from checkpoint `generation`, 0 for the first daemon."""
+def _serve(session: _Session, on_started: Callable[[], object]) -> None:
+    """Serve until the mount ends: in this process, or in those that were checkpoints of it and took over."""
+    generation = 0
+    while True:
+        try:
+            _live(session, on_started, generation)
+            return
+        except TakeOver as take_over:
+            generation = take_over.generation
+        _succeed(session, generation)
+
+
+def _live(session: _Session, on_started: Callable[[], object], generation: int) -> None:
+    """Be the daemon until the mount ends; the successor from checkpoint `generation`, 0 for the first one. Raises
+    TakeOver in the process that takes over from this one."""
     options, filesystem, recorder = session.filesystem.options, session.filesystem, session.recorder
     session.memory = CallerMemory(session.wake)
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -131,24 +144,22 @@ def _serve(session: _Session, on_started: Callable[[], object], generation: int 
         device.greet_names()
         device.ask_again()
         device.want_checkpoint()
-    taking_over = None
+    taking_over = False
     try:
         device.run(lambda: _tasks(session))
-    except TakeOver as take_over:
-        taking_over = take_over
+    except TakeOver:
+        taking_over = True
+        raise
     except Exception:
         if recorder is None:
             raise
         log.exception("%s: the daemon dies of a fault of its own", session.mountpoint)
         os._exit(EXIT_FAULT)  # nothing is taken away: a successor goes on
     finally:
-        if taking_over is None:
+        if not taking_over:
             session.checkpoints.dismiss()
         near.close()
         pyfuse3.close(unmount=False)
-    if taking_over is not None:
-        device.abandon()
-        _succeed(session, taking_over.generation)
 
 
 def _started(session: _Session, on_started: Callable[[], object]) -> None:
@@ -166,21 +177,12 @@ def _succeed(session: _Session, generation: int) -> None:
     assert session.recorder is not None
     if session.told is not None:
         session.told.is_daemon()
+    gc.collect()  # the life before is full of cycles, and without this the next one would inherit it
     session.names.close_directories()
     again = session.recorder.catch_up(generation)
     log.warning("%s: the daemon died; its successor goes on, after %d entries done again", session.mountpoint, again)
     session.unmounted = session.unmounted or session.filesystem.has_hung_up
     session.ready_fd = None
-    # In a thread of its own: in this one trio believes that it runs.
-    thread = threading.Thread(target=_serve, args=(session, lambda: None, generation))
-    thread.start()
-    thread.join()
-    # Below this on the stack is the life of the daemon before, or of a thread of it.
-    ended = _end(session)
-    if session.told is not None:
-        session.told.has_ended(EXIT_OK if ended else EXIT_FAULT)
-    logging.shutdown()
-    os._exit(EXIT_OK if ended else EXIT_FAULT)
 
 
 class _Session:
@@ -276,12 +278,11 @@ async def _stop_on_signal(session: _Session, scope: trio.CancelScope) -> None:
 
 async def _stop_signal(session: _Session) -> int:
     """The first of the signals that end the mount."""
-    if session.recorder is not None:
-        # A successor's trio is not in the main thread, where Python has its handlers: they stay blocked.
-        return await trio.to_thread.run_sync(signal.sigwait, session.stop_signals, abandon_on_cancel=True)
     with trio.open_signal_receiver(*session.stop_signals) as signals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, session.stop_signals)
         async for number in signals:
+            # A group's daemon hears of one order twice, the second time from its supervisor.
+            signal.pthread_sigmask(signal.SIG_BLOCK, session.stop_signals)
             return number
     raise AssertionError("signals do not end")
 
@@ -291,15 +292,30 @@ async def _hang_up_when_detached(session: _Session) -> None:
     mounted = mounting.mounted_at(session.mountpoint)
     if mounted is None or mounted.type != "fuse.wqfs":
         return  # seen from another root than the mount's
-    with open("/proc/self/mountinfo", "rb") as table, select.epoll() as changes:
-        # Readable it always is; changes are the error condition.
-        changes.register(table.fileno(), select.EPOLLPRI)
-        while any(there.device == mounted.device for there in mounting.read_mount_table(table)):
-            await trio.lowlevel.wait_readable(changes.fileno())
-            changes.poll(0)
+    with open("/proc/self/mountinfo", "rb") as table:
+        await _until_detached(session.device, table, mounted.device)
+    with trio.move_on_after(_UNMOUNTING):
+        await session.device.wait_gone()
+        return  # an ordinary unmounting, whose end comes a moment after
     session.unmounted = True
     log.info("%s: detached; readers get end of file", session.mountpoint)
     session.filesystem.hang_up()
+
+
+async def _until_detached(device: Device, table: BinaryIO, number: str) -> None:
+    """Wait until the filesystem with that device number is nowhere in mountinfo, open as `table`."""
+    changed = trio.Event()
+
+    def change() -> None:
+        changed.set()
+
+    device.watch(table.fileno(), change)
+    try:
+        while any(there.device == number for there in mounting.read_mount_table(table)):
+            await changed.wait()
+            changed = trio.Event()
+    finally:
+        device.unwatch(table.fileno())
 
 
 async def _collect_when_due(filesystem: Filesystem) -> None:

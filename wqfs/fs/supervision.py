@@ -118,5 +118,6 @@ async def watch_over(mountpoint: str, ready_fd: int | None, check: subprocess.Po
         process.kill()
         with trio.CancelScope(shield=True):
             await answers.aclose()
-            await trio.to_thread.run_sync(process.wait)
+            if process.poll() is None:  # else this is a successor, and it was the child of another
+                await trio.to_thread.run_sync(process.wait)
         process.stdout.close()
