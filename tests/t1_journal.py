@@ -52,8 +52,7 @@ def test_successor_goes_on_after_what_is_there() -> None:
     journal = Journal()
     journal.turn_to(1)
     journal.append(1, 0, b"one")
-    seen_by_the_next = Journal.__new__(Journal)
-    seen_by_the_next._memory = journal._memory
+    seen_by_the_next = Journal(journal.memory)
     seen_by_the_next.go_on(1)
     seen_by_the_next.append(1, 0, b"two")
     assert [entry.payload for entry in journal.entries(1)] == [b"one", b"two"]
@@ -77,11 +76,25 @@ def test_writer_killed_within_an_entry_leaves_none() -> None:
     journal.append(1, 0, b"whole")
     pid = os.fork()
     if not pid:
-        # All but the length: as far as a writer may get.
-        journal._memory[os.sysconf("SC_PAGESIZE") + SIZE + 21 : os.sysconf("SC_PAGESIZE") + SIZE + 40] = bytes(19)
+        # Time and payload, but not the word between: as far as a writer may get.
+        next_at = os.sysconf("SC_PAGESIZE") + SIZE + 24
+        journal.memory[next_at : next_at + 8] = struct.pack("=Q", 77)
+        journal.memory[next_at + 16 : next_at + 21] = b"half."
         os._exit(0)
     os.waitpid(pid, 0)
     assert [entry.payload for entry in journal.entries(1)] == [b"whole"]
+    journal.append(1, 0, b"next")
+    assert [entry.payload for entry in journal.entries(1)] == [b"whole", b"next"]
+
+
+def test_what_a_buffer_had_before_is_never_taken_for_an_entry() -> None:
+    journal = Journal()
+    for generation in range(1, 9):
+        journal.turn_to(generation)
+        for number in range(generation % 3):
+            journal.append(1, 0, bytes((generation, number)) * 11)
+        expected = [bytes((generation, number)) * 11 for number in range(generation % 3)]
+        assert [entry.payload for entry in journal.entries(generation)] == expected
 
 
 class Machine:
@@ -96,7 +109,7 @@ class Machine:
         recorder.send = self.sent.append
         recorder.forward = lambda message: None
         recorder.drain = lambda: None
-        recorder.channel = Channel(recorder.hold, recorder.pass_on)
+        recorder.attach(Channel(recorder.answer, recorder.pass_on, show=recorder.show))
         recorder.filesystem = self.filesystem = Filesystem(Options(), 0, 0, lambda *_: None, recorder.clock)
         self.filesystem.note = recorder
         self.filesystem.channel = recorder.channel
@@ -109,7 +122,8 @@ class Machine:
         unique = again | fuse.FUSE_UNIQUE_RESEND if again else self._unique
         size = fuse.IN_HEADER.size + len(body)
         message = fuse.IN_HEADER.pack(size, opcode, unique, 1, 0, 0, 7, 0, 0) + body
-        self.recorder.receive(memoryview(bytearray(message)), size)
+        self.recorder.receive_again(memoryview(bytearray(message)), size)
+        self.recorder.outside()
         return unique
 
     def read(self, fh: int, *, again: int = 0) -> int:

@@ -49,6 +49,10 @@ _WRITE_DATA_AT = fuse.WRITE_IN.size
 _IOCTL_DATA_AT = fuse.IOCTL_IN.size
 
 
+Server = Callable[[memoryview, int], None]
+"""Serves a request in so many bytes of a message."""
+
+
 class Channel:
     """The switch of one mount.
 
@@ -57,7 +61,7 @@ class Channel:
     readers that may wait at once; one more gets ENOMEM. max_user_waiting, max_user_handles: readers of one user, None
     for all of max_waiting, and what one user may have open (asked by who opens); one more gets EDQUOT. clock:
     seconds, asked once per waiting read; None where no read has a deadline. on_started: called when INIT has been
-    answered.
+    answered. show: takes, instead of `send`, replies that change nothing: what is read of texts.
     """
 
     def __init__(
@@ -70,8 +74,10 @@ class Channel:
         max_user_handles: int = 24576,
         clock: Callable[[], float] | None = None,
         on_started: Callable[[], object] | None = None,
+        show: Callable[[bytes], object] | None = None,
     ) -> None:
         self._send = send
+        self._show = show or send
         self._forward = forward
         self._max_waiting = max_waiting
         self._waits = Shares(max_waiting if max_user_waiting is None else max_user_waiting)
@@ -88,7 +94,7 @@ class Channel:
         self._starting: set[int] = set()
         self._on_started = on_started
         # With the least size: the buffer holds what was in it before, behind a request that is too short.
-        self._serve = {
+        self.servers: dict[int, tuple[Server, int]] = {
             fuse.READ: (self._read, fuse.READ_IN.size),
             fuse.WRITE: (self._write, fuse.WRITE_IN.size),
             fuse.POLL: (self._poll, fuse.POLL_IN.size),
@@ -102,7 +108,7 @@ class Channel:
     def receive(self, message: memoryview, size: int) -> None:
         """Serve the request in the first `size` bytes of `message`, which is reused afterwards."""
         length, opcode = _LENGTH_AND_OPCODE(message)
-        served = self._serve.get(opcode)
+        served = self.servers.get(opcode)
         if served is None:
             self._pass_on(opcode, bytes(message[:size]))
             return
@@ -128,9 +134,10 @@ class Channel:
         if handle is None:
             self._error(unique, errno.EBADF)
             return
-        if not handle.paged and (
-            not read_flags & _LOCKOWNER or (flags & _O_DIRECT and handle.open_flags & fuse.FOPEN_STREAM)
-        ):
+        if handle.paged:
+            self._read_page(handle, unique, offset, wanted, flags)
+            return
+        if not read_flags & _LOCKOWNER or (flags & _O_DIRECT and handle.open_flags & fuse.FOPEN_STREAM):
             # splice or sendfile, which must take nothing (ABI.md, 3): as on a notification pipe.
             self._error(unique, errno.EINVAL)
             return
@@ -143,6 +150,13 @@ class Channel:
             self._send(_OUT(_OUT_SIZE, data, unique))
         else:
             self._send(_OUT(_OUT_SIZE + len(data), 0, unique) + bytes(data))  # type: ignore[arg-type]
+
+    def _read_page(self, handle: Handle, unique: int, offset: int, wanted: int, flags: int) -> None:
+        data = handle.read(offset, wanted, flags)
+        if data.__class__ is int:
+            self._show(_OUT(_OUT_SIZE, data, unique))
+        else:
+            self._show(_OUT(_OUT_SIZE + len(data), 0, unique) + data)  # type: ignore[arg-type,operator]
 
     def _wait(self, unique: int, handle: Handle, size: int, flags: int, uid: int) -> None:
         source = handle.source()

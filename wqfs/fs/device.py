@@ -28,7 +28,7 @@ from typing import Final
 import trio
 
 from wqfs.abi import fuse
-from wqfs.fs.channel import Channel
+from wqfs.fs.channel import Channel, Server
 from wqfs.fs.channel_limits import MAX_WRITE
 from wqfs.fs.checkpoint import Checkpoints, TakeOver, open_descriptors
 from wqfs.fs.recorder import Recorder
@@ -91,25 +91,26 @@ class Device:
         """What ended the loop: trio lets nothing through that is raised where it waits."""
         self._gone = trio.Event()
         self._send = self._make_send()
+        self._again = False
+        """Whether requests may come that came before."""
         if recorder is not None:
             recorder.send, recorder.forward, recorder.drain = self._send, self._forward, self._drain_names
         if recorder is not None and hasattr(recorder, "channel"):
             self.channel = recorder.channel
         else:
             self.channel = Channel(
-                self._send if recorder is None else recorder.hold,
+                self._send if recorder is None else recorder.answer,
                 self._forward if recorder is None else recorder.pass_on,
                 max_waiting=max_waiting,
                 max_user_waiting=max_user_waiting,
                 max_user_handles=max_user_handles,
                 clock=clock,
                 on_started=on_started,
+                show=None if recorder is None else recorder.show,
             )
-        if recorder is not None:
-            recorder.channel = self.channel
-        self._serve = self.channel.receive if recorder is None else recorder.receive
-        debugging = log.isEnabledFor(logging.DEBUG)
-        self._receive = self._receive_and_tell if debugging else self._serve
+            if recorder is not None:
+                recorder.attach(self.channel)
+        self._debugging = log.isEnabledFor(logging.DEBUG)
 
     # -- the channel's outlets
 
@@ -193,13 +194,15 @@ class Device:
         self._task_ready = False
         while True:
             if recorder is not None:
-                recorder.clock.tick()
+                recorder.outside()
                 if recorder.may_fork and (self._checkpoint_due or recorder.journal.is_full):
                     self._take_checkpoint()
             trio_is_ready = False
             for fd, events in self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000 if seconds else 0):
                 if fd == self._fd:
                     self._serve_kernel()
+                    if recorder is not None:
+                        recorder.outside()
                 elif fd == self._epoll_fd:
                     trio_is_ready = True
                 elif self._checkpoints is not None and fd == self._checkpoints.waiting_fd:
@@ -217,13 +220,22 @@ class Device:
 
     def _serve_kernel(self) -> None:
         """Requests until there is none, or others have waited long enough."""
-        receive, read_into, message = self._receive, self._kernel.readinto, self._message
-        if self._recorder is not None and self._recorder.journal.is_full:
+        read_into, message = self._kernel.readinto, self._message
+        receive: Server = (
+            self.channel.receive if self._recorder is None or not self._again else self._recorder.receive_again
+        )
+        if self._debugging:
+            receive = self._telling(receive)
+        journal = None if self._recorder is None else self._recorder.journal
+        if journal is not None and journal.is_full:
             return  # a name has changed something and is not answered yet: first a checkpoint
         try:
             for served in range(BURST):
+                if journal is not None:
+                    message = journal.room
                 size = read_into(message)
                 if size is None:
+                    self._again = False  # all that came again was there at once
                     if served <= 1:
                         self._vain += 1
                         if self._vain >= _VAIN:
@@ -233,7 +245,7 @@ class Device:
                         self._vain = 0
                     return
                 receive(message, size)
-                if self._recorder is not None and self._recorder.journal.is_full:
+                if journal is not None and journal.is_full:
                     return
                 if self._patience:
                     self._patience -= 1
@@ -244,12 +256,16 @@ class Device:
             elif error.errno not in (errno.EINTR, errno.ENOENT):  # ENOENT: interrupted while read
                 raise
 
-    def _receive_and_tell(self, message: memoryview, size: int) -> None:
-        """The channel's receive with a line for each request: `-d`."""
-        _, opcode, unique = fuse.START.unpack_from(message)
-        uid, _, pid = fuse.CALLER.unpack_from(message)
-        log.debug("request %d: opcode %d, %d bytes, uid=%d pid=%d", unique, opcode, size, uid, pid)
-        self._serve(message, size)
+    def _telling(self, receive: Server) -> Server:
+        """The same with a line for each request: `-d`."""
+
+        def receive_and_tell(message: memoryview, size: int) -> None:
+            _, opcode, unique = fuse.START.unpack_from(message)
+            uid, _, pid = fuse.CALLER.unpack_from(message)
+            log.debug("request %d: opcode %d, %d bytes, uid=%d pid=%d", unique, opcode, size, uid, pid)
+            receive(message, size)
+
+        return receive_and_tell
 
     def _lose_mount(self) -> None:
         self._poll.unregister(self._fd)
@@ -301,6 +317,7 @@ class Device:
         """Let the kernel send again all that was not answered. Before anything is read."""
         assert self._recorder is not None
         self._send(fuse.OUT_HEADER.pack(fuse.OUT_HEADER.size, fuse.NOTIFY_RESEND, 0))
+        self._again = True
         self._recorder.wake_pollers()
 
     def want_checkpoint(self) -> None:

@@ -2,28 +2,33 @@
 
 Two buffers and a number, in one anonymous shared mapping, which a fork inherits. The number says which checkpoint
 counts: a process that was forked as generation G holds the state as it was then, and the buffer of G (the one, or
-the other, in turn) has what came after. An entry counts once its buffer's length says so; that is written last, so
-that a writer killed at any moment leaves whole entries alone.
+the other, in turn) has what came after. All is little-endian words of 8 bytes, each written at once.
 
-    header   which counts u64: the generation, 32 bits, and the pid of the checkpoint; length of either buffer u64
-    entry    bytes of payload u32, kind u32, time in nanoseconds u64, payload
+    header   which counts: the generation, 32 bits, and the pid of the checkpoint; of either buffer its mark
+    entry    time in nanoseconds; mark 32 bits, kind 8 bits, bytes of payload 24 bits; payload, filled up to a word
+
+An entry's second word is written last, so that a writer killed at any moment leaves whole entries alone. What a
+buffer had before is told from what it has now by the mark, drawn anew for each generation.
 """
 
 from __future__ import annotations
 
 import mmap
-import struct
+import secrets
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-_U64 = struct.Struct("=Q")
-_HEAD = struct.Struct("=IIQ")
-_GENERATION_AT: Final = 0
-_LENGTH_AT: Final = (8, 16)
+_COUNTS: Final = 0
+_MARKS: Final = (1, 2)
+_WORD: Final = 8
 _DATA_AT: Final = mmap.PAGESIZE
+_HEAD: Final = 2 * _WORD
+_SIZE_MAX: Final = 0xFFFFFF
 
 SIZE: Final = 2 << 20
 """Bytes of either buffer: what a successor has to do again is at most this much."""
+ROOM: Final = 1 << 18
+"""Bytes of `room` at least, until the journal is full."""
 FULL: Final = SIZE - (1 << 20)
 """From here on a checkpoint is due; what is above is for what cannot wait for it."""
 
@@ -37,60 +42,84 @@ class Entry(NamedTuple):
 class Journal:
     """The journal of one mount; pages that are not written to take no memory."""
 
-    def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, _DATA_AT + 2 * SIZE)
-        self._side = 0
-        self._end = 0
+    def __init__(self, memory: mmap.mmap | None = None) -> None:
+        """memory: of another Journal, to look at it as a successor does."""
+        self.memory = mmap.mmap(-1, _DATA_AT + 2 * SIZE) if memory is None else memory
+        self._bytes = memoryview(self.memory)
+        self._words = self._bytes.cast("Q")
+        self.is_full = False
+        """Whether a checkpoint is due."""
+        self.room: memoryview
+        """Where the payload of the next entry belongs: what is read to there need not be copied."""
+        self._start_at(0, _DATA_AT)
+
+    def _start_at(self, side: int, at: int) -> None:
+        start = _DATA_AT + side * SIZE
+        self._mark = self._words[_MARKS[side]] << 32
+        self._word_at = at // _WORD
+        self._full_at = start + FULL
+        self._end_at = start + SIZE
+        self.is_full = at >= self._full_at
+        self.room = self._bytes[at + _HEAD : min(at + _HEAD + ROOM, self._end_at)]
 
     @property
     def generation(self) -> int:
         """The checkpoint that counts."""
-        return int(_U64.unpack_from(self._memory, _GENERATION_AT)[0]) >> 32
+        return self._words[_COUNTS] >> 32
 
     def counts(self, generation: int, pid: int) -> bool:
         """Whether the checkpoint with that generation, which waits in the process `pid`, is the one that counts. The
         number alone would not do: a daemon that died while it took one leaves another with the number of the next."""
-        return bool(_U64.unpack_from(self._memory, _GENERATION_AT)[0] == generation << 32 | pid)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether a checkpoint is due."""
-        return self._end >= FULL
+        return self._words[_COUNTS] == generation << 32 | pid
 
     def append(self, kind: int, now_ns: int, payload: bytes | memoryview) -> None:
         """Write one entry. Raises OverflowError when there is no room, which the slack above FULL prevents."""
         size = len(payload)
-        at = self._end
-        end = at + _HEAD.size + size
-        if end > SIZE:
+        data = self._word_at * _WORD + _HEAD
+        if data + size > self._end_at:
             raise OverflowError(f"the journal holds {SIZE} bytes, and a checkpoint is overdue")
-        memory, base = self._memory, _DATA_AT + self._side * SIZE + at
-        _HEAD.pack_into(memory, base, size, kind, now_ns)
-        base += _HEAD.size
-        memory[base : base + size] = payload
-        self._end = end
-        _U64.pack_into(memory, _LENGTH_AT[self._side], end)
+        self.memory[data : data + size] = payload
+        self.commit(kind, now_ns, size)
+
+    def commit(self, kind: int, now_ns: int, size: int) -> None:
+        """Write one entry, whose payload is in the first `size` bytes of `room` already."""
+        words, at = self._words, self._word_at
+        words[at] = now_ns
+        words[at + 1] = self._mark | kind << 24 | size
+        self._word_at = at = at + (size + 23 >> 3)
+        at <<= 3
+        self.room = self._bytes[at + 16 : at + 16 + ROOM]
+        if at >= self._full_at:
+            self.is_full = True
 
     def turn_to(self, generation: int, pid: int = 0) -> None:
         """From now on checkpoint `generation`, which waits in the process `pid`, counts, and what is appended comes
         after it."""
-        self._side = generation & 1
-        self._end = 0
-        _U64.pack_into(self._memory, _LENGTH_AT[self._side], 0)
-        _U64.pack_into(self._memory, _GENERATION_AT, generation << 32 | pid)
+        side = generation & 1
+        self._words[_MARKS[side]] = 1 + secrets.randbelow(0xFFFFFFFF)
+        self._start_at(side, _DATA_AT + side * SIZE)
+        self._words[_COUNTS] = generation << 32 | pid
 
     def go_on(self, generation: int) -> None:
         """In a successor from that checkpoint: append after what is there."""
-        self._side = generation & 1
-        self._end = int(_U64.unpack_from(self._memory, _LENGTH_AT[self._side])[0])
+        side = generation & 1
+        at = _DATA_AT + side * SIZE
+        for end, _ in self._entries(generation):
+            at = end
+        self._start_at(side, at)
 
     def entries(self, generation: int) -> Iterator[Entry]:
         """What came after checkpoint `generation`, which must be the one that counts."""
+        for _, entry in self._entries(generation):
+            yield entry
+
+    def _entries(self, generation: int) -> Iterator[tuple[int, Entry]]:
+        """The same, each with where the next one would begin."""
         side = generation & 1
-        length = int(_U64.unpack_from(self._memory, _LENGTH_AT[side])[0])
-        at, end = _DATA_AT + side * SIZE, _DATA_AT + side * SIZE + length
-        while at < end:
-            size, kind, now_ns = _HEAD.unpack_from(self._memory, at)
-            at += _HEAD.size
-            yield Entry(kind, now_ns, self._memory[at : at + size])
-            at += size
+        words, mark = self._words, self._words[_MARKS[side]]
+        at, end = _DATA_AT + side * SIZE, _DATA_AT + (side + 1) * SIZE
+        while at + _HEAD <= end and (word := words[at // _WORD + 1]) >> 32 == mark:
+            size, now_ns = word & _SIZE_MAX, words[at // _WORD]
+            data = at + _HEAD
+            at = (data + size + 7) & -8
+            yield at, Entry(word >> 24 & 0xFF, now_ns, self.memory[data : data + size])

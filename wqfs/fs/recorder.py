@@ -25,12 +25,10 @@ from typing import Any, Final
 
 from wqfs.abi import fuse, ioctls
 from wqfs.fs.caller import Take
-from wqfs.fs.channel import Channel
+from wqfs.fs.channel import Channel, Server
 from wqfs.fs.filesystem import Filesystem, Note
 from wqfs.fs.handles.base import Caller
-from wqfs.fs.handles.calls import CallsHandle
 from wqfs.fs.handles.fetching import Fetch
-from wqfs.fs.handles.text import LogHandle, TextHandle
 from wqfs.fs.journal import Entry, Journal
 
 log = logging.getLogger(__name__)
@@ -38,30 +36,32 @@ log = logging.getLogger(__name__)
 MESSAGE, MEMORY_MESSAGE, NAME, REPLY, COLLECT, END_WAITS, HANG_UP, TAKE_OVER, FETCHED = range(1, 10)
 _RESEND: Final = fuse.FUSE_UNIQUE_RESEND
 _U32 = struct.Struct("=I")
-# What every request needs.
+_UNIQUE = struct.Struct("=Q").unpack_from
+_UNIQUE_AT: Final = 8
 _START = fuse.START.unpack_from
-_READ_IN = fuse.READ_IN.unpack_from
-_OUT = fuse.OUT_HEADER.unpack_from
-_time_ns = time.time_ns
+_OUT_SIZE: Final = fuse.OUT_HEADER.size
+_OUTSIDE, _NOTED = 0, -1
 _NAME_OPCODES: Final = {"mkdir": fuse.MKDIR, "rmdir": fuse.RMDIR, "open": fuse.OPEN, "truncate": fuse.SETATTR}
 _NO_REPLY: Final = (fuse.FORGET, fuse.BATCH_FORGET)
 _ANSWERS: Final = 100_000
 """Answers of those before that are kept: far more than one entry can have, those to all that wait."""
-_READS_NOTHING: Final = (TextHandle, LogHandle, CallsHandle)
-"""Handles whose reads change nothing."""
 
 
 class Clock:
     """The time of one mount: it stands still while something is carried out, so that this can be done again."""
 
     def __init__(self) -> None:
-        self.now_ns = time.time_ns()
+        self.now_ns = 0
+        """0 where nobody has asked yet."""
 
     def __call__(self) -> int:
+        if not self.now_ns:
+            self.now_ns = time.time_ns()
         return self.now_ns
 
     def tick(self) -> None:
-        self.now_ns = time.time_ns()
+        """Something else is carried out now."""
+        self.now_ns = 0
 
 
 class Recorder(Note):
@@ -96,20 +96,54 @@ class Recorder(Note):
         self._changed_by = 0
         """The request whose change is noted, and whose reply is not yet."""
         self._answers: dict[int, bytes] = {}
-        self._did_something: dict[int, Callable[[int, memoryview, list[bytes]], bool]] = {
-            fuse.READ: self._read_something,
-            fuse.WRITE: lambda unique, message, held: True,
-            fuse.POLL: self._polled,
-            fuse.IOCTL: self._controlled,
-            fuse.INTERRUPT: lambda unique, message, held: bool(held),
-            fuse.RELEASE: self._released,
+        self._message = memoryview(b"")
+        """The request that is carried out."""
+        self._size = _OUTSIDE
+        """Of that request, until it is noted; then _NOTED, as for one that need not be. _OUTSIDE of all requests, what
+        is said waits for who notes why."""
+        self._least = 0
+        """A reply to it of at most so many bytes changes nothing, and need not be noted."""
+        self._unnoted: dict[int, tuple[Server, int]] = {}
+
+    def attach(self, channel: Channel) -> None:
+        """Note what this channel carries out; its outlets are `answer`, `pass_on` and `show`."""
+        self.channel = channel
+        self._unnoted = channel.servers
+        self._go_live()
+
+    def _go_live(self) -> None:
+        """What is carried out from now on is noted."""
+        around = {
+            fuse.READ: self._around_read,
+            fuse.WRITE: self._around,
+            fuse.POLL: self._around_poll,
+            fuse.IOCTL: self._around_ioctl,
+            fuse.INTERRUPT: self._around_interrupt,
+            fuse.RELEASE: self._around_release,
+        }
+        self.channel.servers = {
+            opcode: (around[opcode](serve), least) for opcode, (serve, least) in self._unnoted.items()
         }
 
     # -- outlets of the channel
 
-    def hold(self, message: bytes) -> None:
+    def answer(self, message: bytes) -> None:
         """The channel's `send`: nothing leaves before it is noted why."""
-        self._held.append(message)
+        size = self._size
+        if size > 0:
+            if len(message) > self._least:
+                self._note(size)
+        elif not size:
+            self._held.append(message)
+            return
+        self.send(message)
+
+    def show(self, message: bytes) -> None:
+        """The channel's `show`: nothing to note."""
+        if self._size:
+            self.send(message)
+        else:
+            self._held.append(message)
 
     def pass_on(self, message: bytes) -> None:
         """The channel's `forward`."""
@@ -139,49 +173,108 @@ class Recorder(Note):
         """Whether no name is between its change and its reply."""
         return not self._changed_by
 
-    def receive(self, message: memoryview, size: int) -> None:
-        """As Channel.receive, noted."""
-        _, opcode, unique = _START(message)
+    def receive_again(self, message: memoryview, size: int) -> None:
+        """As Channel.receive, as long as requests can come that came before."""
+        _, _, unique = _START(message)
+        if unique < _RESEND or not self._came_again(unique):
+            self.channel.receive(message, size)
+
+    # Around what carries out a request. Not all has to be done again: most of what is asked often changes nothing.
+
+    def _note(self, size: int) -> None:
+        """Note the request that is carried out. The same things will be done and said when it is carried out again, so
+        this may stand before the last of them, if it stands before the first answer."""
+        self._size = _NOTED
+        journal, clock, message = self.journal, self.clock, self._message
+        # A read does not ask for the time. Who has not asked yet may still do so, and is to be told the same again.
+        now_ns = clock.now_ns or (0 if self._least else clock())
+        if self._memory:
+            read, self._memory = pickle.dumps(self._memory), []
+            journal.append(MEMORY_MESSAGE, now_ns, _U32.pack(len(read)) + read + message[:size])
+        elif message is journal.room:
+            journal.commit(MESSAGE, now_ns, size)
+        else:
+            journal.append(MESSAGE, now_ns, message[:size])
+
+    def _around(self, serve: Server) -> Server:
         clock = self.clock
-        clock.now_ns = _time_ns()
-        if unique >= _RESEND and self._came_again(unique):
-            return
-        self.channel.receive(message, size)
-        held = self._held
-        did_something = self._did_something.get(opcode)
-        if did_something is not None and did_something(unique, message, held):
-            if self._memory:
-                read, self._memory = pickle.dumps(self._memory), []
-                noted = _U32.pack(len(read)) + read + message[:size]
-                self.journal.append(MEMORY_MESSAGE, clock.now_ns, noted)
+
+        def noted(message: memoryview, size: int) -> None:
+            clock.now_ns = self._least = 0
+            self._message = message
+            self._size = size
+            serve(message, size)
+            if self._size > 0:  # it waits
+                self._note(size)
+
+        return noted
+
+    def _around_read(self, serve: Server) -> Server:
+        clock, channel = self.clock, self.channel
+
+        def read(message: memoryview, size: int) -> None:
+            clock.now_ns = 0
+            self._least = _OUT_SIZE  # an error, or an end of file, takes nothing
+            self._message = message
+            self._size = size
+            serve(message, size)
+            if self._size > 0 and _UNIQUE(message, _UNIQUE_AT)[0] in channel.waiting:
+                self._note(size)
+
+        return read
+
+    def _around_poll(self, serve: Server) -> Server:
+        noted = self._around(serve)
+        clock, poll_in, poll_handles = self.clock, fuse.POLL_IN.unpack_from, self.poll_handles
+
+        def poll(message: memoryview, size: int) -> None:
+            _, fh, kh, flags = poll_in(message)
+            poll_handles[fh] = kh
+            if flags & fuse.FUSE_POLL_SCHEDULE_NOTIFY:
+                noted(message, size)
             else:
-                self.journal.append(MESSAGE, clock.now_ns, message[:size])
-        if held:
-            self._held = []
-            for reply in held:
-                self.send(reply)
+                clock.now_ns = 0
+                self._size = _NOTED
+                serve(message, size)
 
-    # Whether anything has to be done again: not for what changed nothing, which is most of what is asked often.
+        return poll
 
-    def _read_something(self, unique: int, message: memoryview, held: list[bytes]) -> bool:
-        if held:
-            if _OUT(held[0])[1] < 0:
-                return False
-        elif unique not in self.channel.waiting:
-            return False
-        return not isinstance(self.channel.handles.get(_READ_IN(message)[1]), _READS_NOTHING)
+    def _around_ioctl(self, serve: Server) -> Server:
+        noted = self._around(serve)
+        clock, ioctl_in = self.clock, fuse.IOCTL_IN.unpack_from
 
-    def _polled(self, unique: int, message: memoryview, held: list[bytes]) -> bool:
-        _, fh, kh, flags = fuse.POLL_IN.unpack_from(message)
-        self.poll_handles[fh] = kh
-        return bool(flags & fuse.FUSE_POLL_SCHEDULE_NOTIFY)
+        def ioctl(message: memoryview, size: int) -> None:
+            if ioctl_in(message)[3] in ioctls.THAT_CHANGE:
+                noted(message, size)
+            else:
+                clock.now_ns = 0
+                self._size = _NOTED
+                serve(message, size)
 
-    def _controlled(self, unique: int, message: memoryview, held: list[bytes]) -> bool:
-        return bool(fuse.IOCTL_IN.unpack_from(message)[3] != ioctls.WQFS_IOC_QUEUED)
+        return ioctl
 
-    def _released(self, unique: int, message: memoryview, held: list[bytes]) -> bool:
-        self.poll_handles.pop(fuse.RELEASE_IN.unpack_from(message)[1], None)
-        return True
+    def _around_interrupt(self, serve: Server) -> Server:
+        def interrupt(message: memoryview, size: int) -> None:
+            self.clock.now_ns = self._least = 0
+            self._message = message
+            self._size = size
+            serve(message, size)  # noted if it ended a wait
+
+        return interrupt
+
+    def _around_release(self, serve: Server) -> Server:
+        noted = self._around(serve)
+
+        def release(message: memoryview, size: int) -> None:
+            self.poll_handles.pop(fuse.RELEASE_IN.unpack_from(message)[1], None)
+            noted(message, size)
+
+        return release
+
+    def outside(self) -> None:
+        """All requests that were there are carried out: what is done now is done for another reason."""
+        self._size = _OUTSIDE
+        self.clock.tick()
 
     def fetch(self, real: Fetch) -> Fetch:
         """`real`, with what it raised noted beside the request that asked, and what it gave when it came."""
@@ -205,7 +298,7 @@ class Recorder(Note):
 
     def _arrived(self, number: int, answer: bytes | OSError) -> None:
         noted = (answer.errno, answer.strerror) if isinstance(answer, OSError) else answer
-        self.journal.append(FETCHED, self.clock.now_ns, pickle.dumps((number, noted)))
+        self.journal.append(FETCHED, self.clock(), pickle.dumps((number, noted)))
         self._fetching.pop(number)(answer)
 
     # -- what else happens
@@ -220,7 +313,7 @@ class Recorder(Note):
         opcode = _NAME_OPCODES[change[0]]
         unique = next((asked for asked, kind in self._asked.items() if kind == opcode), 0)
         self._changed_by = unique
-        self.journal.append(NAME, self.clock.now_ns, pickle.dumps((unique, change)))
+        self.journal.append(NAME, self.clock(), pickle.dumps((unique, change)))
         self._flush()
 
     def replied(self, reply: bytes) -> None:
@@ -230,7 +323,7 @@ class Recorder(Note):
         reply = self.channel.answered(reply)
         if unique == self._changed_by:
             self._changed_by = 0
-            self.journal.append(REPLY, self.clock.now_ns, reply)
+            self.journal.append(REPLY, self.clock(), reply)
         self.send(reply)
         if self.channel.ready:
             self.channel.wake()
@@ -239,14 +332,14 @@ class Recorder(Note):
     def collected(self, due: bool) -> None:
         """The keys' time was looked at; due: and something was to be done."""
         if due and not self._replaying:
-            self.journal.append(COLLECT, self.clock.now_ns, b"")
+            self.journal.append(COLLECT, self.clock(), b"")
 
     def end_waits(self, uniques: Iterable[int], number: int) -> None:
         """End waiting reads with the errno `number`."""
         ended = list(uniques)
         self._end_waits(ended, number)
         if not self._replaying:
-            self.journal.append(END_WAITS, self.clock.now_ns, pickle.dumps((ended, number)))
+            self.journal.append(END_WAITS, self.clock(), pickle.dumps((ended, number)))
             self._flush()
 
     def _end_waits(self, uniques: Iterable[int], number: int) -> None:
@@ -256,7 +349,7 @@ class Recorder(Note):
     def hung_up(self) -> None:
         """The filesystem has hung up."""
         if not self._replaying:
-            self.journal.append(HANG_UP, self.clock.now_ns, b"")
+            self.journal.append(HANG_UP, self.clock(), b"")
             self._flush()
 
     def flush(self) -> None:
@@ -275,6 +368,7 @@ class Recorder(Note):
         entries = list(self.journal.entries(generation))
         left_out = _unanswered_names(entries)
         self._replaying = True
+        self.channel.servers = self._unnoted
         self._held, self._memory = [], []
         logging.disable(logging.CRITICAL)
         try:
@@ -291,13 +385,14 @@ class Recorder(Note):
         finally:
             logging.disable(logging.NOTSET)
             self._replaying = False
+            self._go_live()
         self._take_over(entries[-1] if entries else None)
         self._held, self._memory = [], []
         self._asked.clear()
         self._changed_by = 0
         self.channel.forget_asked()
         # Should this one die too, the next one comes this way as well.
-        self.journal.append(TAKE_OVER, self.clock.now_ns, b"")
+        self.journal.append(TAKE_OVER, self.clock(), b"")
         return len(entries)
 
     def _take_over(self, last: Entry | None) -> None:
@@ -321,10 +416,13 @@ class Recorder(Note):
             payload = payload[4 + size :]
         if entry.kind in (MESSAGE, MEMORY_MESSAGE):
             message = memoryview(bytearray(payload))
-            _, opcode, unique = _START(message)
+            _, opcode, _ = _START(message)
             self.channel.receive(message, len(payload))
-            if opcode in (fuse.POLL, fuse.RELEASE):
-                self._did_something[opcode](unique, message, [])
+            if opcode == fuse.POLL:
+                _, fh, kh, _ = fuse.POLL_IN.unpack_from(message)
+                self.poll_handles[fh] = kh
+            elif opcode == fuse.RELEASE:
+                self.poll_handles.pop(fuse.RELEASE_IN.unpack_from(message)[1], None)
         elif entry.kind == NAME:
             self.filesystem.change_name_again(pickle.loads(payload)[1])
         elif entry.kind == COLLECT:
