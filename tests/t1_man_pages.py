@@ -72,7 +72,7 @@ def test_wqfs_8_has_each_mount_option_and_no_other() -> None:
     said = set()
     for title in ("Mount options of FUSE", "Mount options of wqfs"):
         said |= set(re.findall(r"^\.TP\n\.BI? ([a-z_]+)", part(page, title, "SS"), re.MULTILINE))
-    fields = set(parse_options("").__dataclass_fields__) - {"kernel"}
+    fields = set(parse_options("").__dataclass_fields__) - {"kernel"} | {"nosurvive"}
     assert said - {"auto_unmount"} == fields
 
 

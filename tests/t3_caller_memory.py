@@ -89,6 +89,20 @@ def test_filter_in_a_mapped_file_of_the_same_mount_does_not_hold_it_up(mount: Mo
     assert output.decode().split() == ["-1", str(errno.EINVAL)]  # JSON is no filter
 
 
+def test_filters_are_read_while_checkpoints_come_and_go(mount: Mount) -> None:
+    """Who reads is a child of the daemon as its checkpoints are, and is not taken for one of them."""
+    watch = mount.watch()
+    rule = ctypes.create_string_buffer(b"\1\0\0\0\0\0\0\0" + b"\1\0\0\0" + bytes(8) + b"\xff" * 32)
+    with opened(watch / "queue") as fd, opened(mount.path / "sim/records", os.O_WRONLY) as records:
+        comments = bytes(16) * 4096  # nothing but a length that is none: refused, and noted all the same
+        for _ in range(15):
+            call = Call(ioctl, fd, ctypes.addressof(rule))
+            while call.waits:
+                with suppress(OSError):
+                    os.write(records, comments)
+            assert call.result() == 0
+
+
 def test_filter_where_reading_waits_holds_up_its_caller_alone(mount: Mount, public: Mount) -> None:
     """The page of a mount whose server is stopped."""
     watch, other = mount.watch(), public.watch()
@@ -108,20 +122,22 @@ def test_filter_where_reading_waits_holds_up_its_caller_alone(mount: Mount, publ
 @contextmanager
 def stopped(mount: Mount) -> Iterator[None]:
     """A mount whose server does not answer."""
-    os.kill(mount.process.pid, signal.SIGSTOP)
+    pid = mount.daemon
+    os.kill(pid, signal.SIGSTOP)
     try:
         yield
     finally:
-        os.kill(mount.process.pid, signal.SIGCONT)
+        os.kill(pid, signal.SIGCONT)
 
 
 def helpers_of(mount: Mount) -> list[int]:
-    """The processes that the mount's server has started and that live."""
+    """The processes that the mount's server has started to read for it, and that live."""
     found = []
     for status in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
             state, parent = status.read_text().rpartition(")")[2].split()[:2]
-            if int(parent) == mount.process.pid and state != "Z":
+            name = (status.parent / "comm").read_text().strip()
+            if int(parent) == mount.daemon and state != "Z" and name != "wqfs-checkpoint":
                 found.append(int(status.parent.name))
     return found
 

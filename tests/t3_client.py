@@ -522,7 +522,8 @@ def test_unmounted_below_an_open_queue_ends_it(mount: Mount) -> None:
             assert error.errno in (errno.ENODEV, errno.ENOTCONN, errno.ECONNABORTED)
 
 
-def test_killed_server_is_an_error_and_no_hang(mount: Mount) -> None:
+def test_killed_server_is_an_error_and_no_hang(mount_with: Callable[[str], Mount]) -> None:
+    mount = mount_with("nosurvive")
     with Queue.open(mount.path) as queue:
         call = Call(queue.read)
         mount.process.kill()

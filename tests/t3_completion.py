@@ -284,14 +284,14 @@ def test_mount_of_the_line_comes_before_that_of_the_environment(system: Mount, t
 
 def test_mount_that_does_not_answer_is_given_up(mount: Mount) -> None:
     mount.watch("first")
-    os.kill(mount.process.pid, signal.SIGSTOP)
+    os.killpg(mount.process.pid, signal.SIGSTOP)
     try:
         wait_until(lambda: Path(f"/proc/{mount.process.pid}/stat").read_text().split()[2] == "T", "the stop")
         began = time.monotonic()
         assert asked("watch", "tail", "fi", mount=str(mount.path)) == ""
         assert time.monotonic() - began < 10
     finally:
-        os.kill(mount.process.pid, signal.SIGCONT)
+        os.killpg(mount.process.pid, signal.SIGCONT)
     wait_until(lambda: asked("watch", "tail", "fi", mount=str(mount.path)) == "first\n", "its answer")
 
 

@@ -448,7 +448,7 @@ def test_killed_daemon_ends_waiting_reads_and_leaves_a_dead_mount(mount: Mount) 
     watch = mount.watch()
     with opened(watch / "queue") as fd, opened(watch / "events", os.O_RDONLY | os.O_NONBLOCK) as other:
         with waiting(mount, lambda: os.read(fd, 100)) as call:
-            mount.process.kill()
+            os.killpg(mount.process.pid, signal.SIGKILL)
             mount.process.wait(LIMIT)
             with refused(errno.ECONNABORTED):
                 call.result()

@@ -35,7 +35,7 @@ from tests.tools import (
 
 def take_descriptors(mount: Mount) -> None:
     """Let the daemon have what it has: every further descriptor is EMFILE."""
-    pid = mount.process.pid
+    pid = mount.daemon
     taken = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
     free = next(number for number in range(len(taken) + 1) if number not in taken)
     _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
@@ -66,6 +66,40 @@ def test_daemon_without_descriptors_outlives_a_change_of_the_mount_table(mount: 
     with mounted(tmp_path / "other"):
         assert (mount.path / "metrics").read_text()
     assert (mount.path / "metrics").read_text() and mount.process.poll() is None
+
+
+def test_daemon_without_descriptors_keeps_no_successor_and_says_so_once(mount_with: Callable[[str], Mount]) -> None:
+    mount = mount_with("survive")
+    take_descriptors(mount)
+    folder = mount.watch()
+    deliver(mount, b"".join(record(number) for number in range(64)))
+    (checkpoint,) = (pid for pid in children_of(mount.daemon) if name_of(pid) == "wqfs-checkpoint")
+    os.kill(checkpoint, signal.SIGKILL)
+    wait_until(lambda: "no successor can be kept" in mount.log(), "what it says")
+    for _ in range(3):
+        deliver(mount, b"".join(record(number) for number in range(64)))
+        time.sleep(0.5)
+    assert mount.log().count("no successor can be kept") == 1
+    assert mount.status(folder)["posted"] == 256
+    resource.prlimit(mount.daemon, resource.RLIMIT_NOFILE, (256, resource.prlimit(mount.daemon, 7)[1]))
+
+    def has_checkpoint() -> bool:
+        mount.status(folder)
+        return any(name_of(pid) == "wqfs-checkpoint" for pid in children_of(mount.daemon))
+
+    wait_until(has_checkpoint, "a checkpoint again")
+    os.kill(mount.daemon, signal.SIGKILL)
+    assert mount.status(folder)["posted"] == 256
+
+
+def children_of(pid: int) -> list[int]:
+    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
+def name_of(pid: int) -> str:
+    """What ps(1) calls it; nothing for one that has ended."""
+    name, _, rest = Path(f"/proc/{pid}/stat").read_text().partition(" (")[2].rpartition(") ")
+    return "" if rest[0] in "ZX" else name
 
 
 def test_daemon_without_descriptors_unmounts_when_told_to_stop(mount: Mount) -> None:
@@ -141,7 +175,7 @@ def test_full_dev_shm_is_nothing_to_it(tmp_path: Path) -> None:
 
 
 def test_daemon_has_nothing_in_dev_shm_or_tmp(mount: Mount) -> None:
-    process = Path(f"/proc/{mount.process.pid}")
+    process = Path(f"/proc/{mount.daemon}")
     held = [os.readlink(fd) for fd in (process / "fd").iterdir()]
     held += (process / "maps").read_text().split()
     shared = [each for each in held if each.startswith(("/dev/shm", "/tmp", "/memfd"))]
@@ -222,7 +256,7 @@ def test_clock_that_jumps_leaves_the_daemon_idle(
     mount.post("key add user ticket x @s", "key timeout ticket 1")
     jump(-86400)
     mount.post("key add user other x @s", "key timeout other 1")
-    stat = Path(f"/proc/{mount.process.pid}/stat")
+    stat = Path(f"/proc/{mount.daemon}/stat")
     before = sum(map(int, stat.read_text().split()[13:15]))
     time.sleep(1.0)  # what is measured is a second of nothing
     assert sum(map(int, stat.read_text().split()[13:15])) - before < 0.3 * os.sysconf("SC_CLK_TCK")
@@ -247,7 +281,8 @@ def test_stopped_daemon_is_waited_for_and_nothing_is_lost(mount: Mount, seconds:
         mount.wait_for_readers(folder)
         polls = Call(poller.poll, 1000 * (seconds + LIMIT))
         mount.wait_for_pollers(folder)
-        stop(mount.process.pid)
+        pid = mount.daemon
+        stop(pid)
 
         def write_all() -> int:
             return sum(os.write(writer, record(number)) for number in range(100))
@@ -257,7 +292,7 @@ def test_stopped_daemon_is_waited_for_and_nothing_is_lost(mount: Mount, seconds:
         time.sleep(seconds)  # the time that it is stopped
         killed.kill()
         assert reads.waits and polls.waits and writes.waits and makes.waits
-        os.kill(mount.process.pid, signal.SIGCONT)
+        os.kill(pid, signal.SIGCONT)
         assert numbers(reads.result()) == [0]
         assert writes.result() == 100 * len(record(0)) and makes.result() is None and polls.result()
         assert killed.wait(LIMIT) in (0, -signal.SIGKILL)

@@ -23,7 +23,7 @@ MIB = 1 << 20
 
 def memory(mount: Mount) -> int:
     """Bytes that the daemon has in memory."""
-    with open(f"/proc/{mount.process.pid}/statm", encoding="ascii") as file:
+    with open(f"/proc/{mount.daemon}/statm", encoding="ascii") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 

@@ -16,7 +16,19 @@ import pytest
 
 from tests.t1_run_numbers import HEADERS
 from tests.t3_supervision import Manager
-from tests.tools import LIMIT, MOUNT_COMMAND, ROOT, Call, Mount, is_mounted, mounted, opened, running, wait_until
+from tests.tools import (
+    LIMIT,
+    MOUNT_COMMAND,
+    ROOT,
+    Call,
+    Mount,
+    is_mounted,
+    mounted,
+    names_below,
+    opened,
+    running,
+    wait_until,
+)
 from tests.users import ADA, BEN, needs_users, public_mount, run_as
 from wqfs.fs import mounting, privileges
 from wqfs.fs.keeper import Keeper
@@ -48,8 +60,8 @@ def children_of(pid: int) -> list[int]:
 
 
 def test_server_has_no_privilege_left(served: Mount) -> None:
-    for task in Path(f"/proc/{served.process.pid}/task").iterdir():
-        status = status_of(int(task.name))
+    for pid in {served.process.pid, served.daemon}:
+        status = status_of(pid)
         assert status["Uid"].split() == status["Gid"].split() == [str(SERVICE)] * 4
         assert status["Groups"].split() == []
         assert {int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
@@ -61,7 +73,7 @@ def test_server_has_no_privilege_left(served: Mount) -> None:
 def test_server_has_the_groups_of_a_user_with_a_name() -> None:
     with public_mount("allow_other,user=man") as mount:
         identity = privileges.identity_of("man")
-        status = status_of(mount.process.pid)
+        status = status_of(mount.daemon)
         assert status["Uid"].split() == [str(identity.uid)] * 4
         assert set(map(int, status["Groups"].split())) == set(identity.groups)
 
@@ -101,7 +113,8 @@ print(open("watches/mine/filter").read())
 @pytest.mark.parametrize("busy", [False, True])
 def test_order_to_stop_unmounts_and_ends_all(served: Mount, busy: bool) -> None:
     others = children_of(served.process.pid)
-    assert [status_of(pid)["Uid"].split()[0] for pid in others] == ["0"]  # the one that unmounts
+    users = sorted(status_of(pid)["Uid"].split()[0] for pid in others)
+    assert users[0] == "0" and set(users[1:]) == {str(SERVICE)}  # the one that unmounts; the daemon
     watch = served.watch()
     with opened(watch / "queue") as fd:
         call = Call(os.read, fd, 4096) if busy else None
@@ -124,10 +137,24 @@ def test_unmounting_by_root_ends_all(served: Mount) -> None:
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in others), "the process that unmounts to end")
 
 
-def test_killed_server_takes_the_other_process_with_it(served: Mount) -> None:
-    others = children_of(served.process.pid)
-    served.process.kill()
-    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in others), "the process that unmounts to end")
+def test_killed_server_takes_the_other_process_with_it() -> None:
+    with public_mount(f"{OPTIONS},nosurvive") as served:
+        others = children_of(served.process.pid)
+        served.process.kill()
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in others), "the process that unmounts to end")
+
+
+def test_successor_has_no_privilege_either(served: Mount) -> None:
+    watch = served.watch()
+    wait_until(lambda: "wqfs-checkpoint" in names_below(served.process.pid), "a checkpoint")
+    before = served.daemon
+    os.kill(before, signal.SIGKILL)
+    assert served.status(watch)["queued"] == 0
+    assert served.daemon not in (before, served.process.pid)
+    test_server_has_no_privilege_left(served)
+    served.process.send_signal(signal.SIGTERM)
+    assert served.process.wait(LIMIT) == 0
+    assert not is_mounted(served.path)
 
 
 def test_ready_and_watchdog(tmp_path: Path) -> None:
@@ -145,7 +172,8 @@ def test_ready_and_watchdog(tmp_path: Path) -> None:
         env = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "600000"}
         with running(*MOUNT_COMMAND, path, "-f", "-o", OPTIONS, env=env) as process:
             manager.wait("READY=1")
-            assert sorted(status_of(pid)["Uid"].split()[0] for pid in children_of(process.pid)) == ["0", str(SERVICE)]
+            users = sorted(status_of(pid)["Uid"].split()[0] for pid in children_of(process.pid))
+            assert users[0] == "0" and set(users[1:]) == {str(SERVICE)}
             heard = len(manager.said)
             end = time.monotonic() + 2
             while time.monotonic() < end:
@@ -181,7 +209,6 @@ def test_background_form(tmp_path: Path) -> None:
     ("options", "sentence"),
     [
         ("user=daemon", "needs allow_other"),
-        ("allow_other,user=daemon,survive", "exclude each other"),
         ("allow_other,user=nobody-of-that-name", "there is no user called 'nobody-of-that-name'"),
         ("allow_other,user=4294967295", "there is no user"),
     ],

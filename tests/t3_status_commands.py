@@ -28,7 +28,7 @@ def wqfs(*words: str | Path, before: tuple[str, ...] = (), **more: str) -> subpr
 
 
 def kill(mount: Mount) -> None:
-    mount.process.kill()
+    os.killpg(mount.process.pid, signal.SIGKILL)
     mount.process.wait(LIMIT)
 
 
@@ -76,13 +76,13 @@ def test_status_marks_a_dead_mount(mount: Mount) -> None:
 
 
 def test_status_does_not_hang_on_a_stuck_mount(mount: Mount) -> None:
-    mount.process.send_signal(signal.SIGSTOP)
+    os.killpg(mount.process.pid, signal.SIGSTOP)
     try:
         begin = time.monotonic()
         said = wqfs("status", "--json", mount.path)
         assert time.monotonic() - begin < 10
     finally:
-        mount.process.send_signal(signal.SIGCONT)
+        os.killpg(mount.process.pid, signal.SIGCONT)
     assert (said.returncode, json.loads(said.stdout)["state"]) == (1, "stuck")
 
 
@@ -97,11 +97,11 @@ def test_commands_say_that_their_mount_is_dead(mount: Mount, command: str) -> No
 
 
 def test_commands_do_not_hang_on_a_stuck_mount(mount: Mount) -> None:
-    mount.process.send_signal(signal.SIGSTOP)
+    os.killpg(mount.process.pid, signal.SIGSTOP)
     try:
         said = wqfs("tail", WQFS_MOUNT=str(mount.path))
     finally:
-        mount.process.send_signal(signal.SIGCONT)
+        os.killpg(mount.process.pid, signal.SIGCONT)
     assert (said.returncode, f"{mount.path} is stuck" in said.stderr) == (1, True)
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools import LIMIT, MOUNT_COMMAND, is_mounted, wait_until
+from tests.dying import daemon_of
+from tests.tools import LIMIT, MOUNT_COMMAND, is_mounted, names_below, wait_until
 
 WATCHDOG_S = 0.6
 
@@ -43,7 +44,9 @@ class Manager:
 
 
 @contextmanager
-def service(folder: Path, address: str, **env: str) -> Iterator[tuple[Manager, subprocess.Popen[bytes]]]:
+def service(
+    folder: Path, address: str, options: str = "survive", **env: str
+) -> Iterator[tuple[Manager, subprocess.Popen[bytes]]]:
     """A mount in the foreground that was started as systemd starts one."""
     path = folder / "mnt"
     path.mkdir()
@@ -51,7 +54,7 @@ def service(folder: Path, address: str, **env: str) -> Iterator[tuple[Manager, s
     manager = Manager(name)
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(
-            [*MOUNT_COMMAND, path, "-f"],
+            [*MOUNT_COMMAND, path, "-f", "-o", options],
             stdout=log,
             stderr=log,
             env={**os.environ, "NOTIFY_SOCKET": address, **env},
@@ -83,7 +86,7 @@ def test_ready_when_the_mount_answers_and_stopping_at_the_end(tmp_path: Path, ki
 def test_watchdog_is_fed_while_the_mount_answers_and_only_then(tmp_path: Path) -> None:
     address = str(tmp_path / "notify")
     usec = str(int(WATCHDOG_S * 1_000_000))
-    with service(tmp_path, address, WATCHDOG_USEC=usec) as (manager, process):
+    with service(tmp_path, address, "nosurvive", WATCHDOG_USEC=usec) as (manager, process):
         manager.wait("READY=1")
         end = time.monotonic() + 3 * WATCHDOG_S
         while time.monotonic() < end:
@@ -102,13 +105,52 @@ def test_watchdog_is_fed_while_the_mount_answers_and_only_then(tmp_path: Path) -
 
 def test_who_looks_ends_by_sigterm_though_the_server_was_killed(tmp_path: Path) -> None:
     """A manager sends SIGTERM to all of a service, and waits for all of it."""
-    with service(tmp_path, str(tmp_path / "notify"), WATCHDOG_USEC="600000000") as (manager, process):
+    with service(tmp_path, str(tmp_path / "notify"), "nosurvive", WATCHDOG_USEC="600000000") as (manager, process):
         manager.wait("WATCHDOG=1")
         (looks,) = map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
         process.kill()
         process.wait(LIMIT)
         os.kill(looks, signal.SIGTERM)
         wait_until(lambda: has_ended(looks), "its end")
+
+
+def test_watchdog_is_fed_by_successors_too(tmp_path: Path) -> None:
+    with service(tmp_path, str(tmp_path / "notify"), WATCHDOG_USEC=str(int(WATCHDOG_S * 1_000_000))) as (
+        manager,
+        process,
+    ):
+        manager.wait("WATCHDOG=1")
+        wait_until(lambda: "wqfs-checkpoint" in names_below(process.pid), "a checkpoint")
+        before = daemon_of(process.pid)
+        os.kill(before, signal.SIGKILL)
+        wait_until(lambda: daemon_of(process.pid) not in (0, before), "a successor")
+        while manager.listen(0.01):
+            pass  # what the one before had said
+        heard = len(manager.said)
+        wait_until(lambda: (manager.listen(0.1), manager.said[heard:].count("WATCHDOG=1") >= 3)[1], "signs of life")
+        process.terminate()
+        assert process.wait(LIMIT) == 0
+
+
+def test_watchdog_is_not_fed_while_the_daemon_hangs(tmp_path: Path) -> None:
+    with service(tmp_path, str(tmp_path / "notify"), WATCHDOG_USEC=str(int(WATCHDOG_S * 1_000_000))) as (
+        manager,
+        process,
+    ):
+        manager.wait("WATCHDOG=1")
+        daemon = daemon_of(process.pid)
+        os.kill(daemon, signal.SIGSTOP)
+        while manager.listen(0.2):
+            pass  # what was under way
+        assert not manager.listen(2 * WATCHDOG_S)
+        # What systemd does then, to the main process: the daemon's traceback goes to the journal, and all of it ends.
+        process.send_signal(signal.SIGABRT)
+        os.kill(daemon, signal.SIGCONT)
+        assert process.wait(LIMIT) == -signal.SIGABRT
+        log = (tmp_path / "log").read_text()
+        assert "Fatal Python error: Aborted" in log and "ended by a watchdog" in log
+        assert not is_mounted(tmp_path / "mnt")
+        assert names_below(process.pid) == []
 
 
 def has_ended(pid: int) -> bool:
@@ -127,7 +169,7 @@ def test_watchdog_of_another_process_is_not_fed(tmp_path: Path) -> None:
 
 
 def test_nothing_looks_after_a_mount_that_nobody_asked_about(tmp_path: Path) -> None:
-    with service(tmp_path, str(tmp_path / "notify"), NOTIFY_SOCKET="") as (_, process):
+    with service(tmp_path, str(tmp_path / "notify"), "nosurvive", NOTIFY_SOCKET="") as (_, process):
         wait_until(lambda: is_mounted(tmp_path / "mnt") and "mounted" in (tmp_path / "log").read_text(), "the mount")
         assert Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text() == ""
 

@@ -16,7 +16,19 @@ from pathlib import Path
 import pytest
 
 from tests.dying import daemon_of
-from tests.tools import LIMIT, MOUNT_COMMAND, ROOT, Call, Mount, deliver, numbers, record, running, wait_until
+from tests.tools import (
+    LIMIT,
+    MOUNT_COMMAND,
+    ROOT,
+    Call,
+    Mount,
+    deliver,
+    names_below,
+    numbers,
+    record,
+    running,
+    wait_until,
+)  # fmt: skip
 
 
 def can_ask_again() -> bool:
@@ -33,12 +45,6 @@ def mount(mount_with: Callable[[str], Mount]) -> Iterator[Mount]:
     made = mount_with("survive")
     wait_for_checkpoint(made)
     yield made
-
-
-def names_below(pid: int) -> list[str]:
-    """What the processes are called that the supervisor and those below it have started."""
-    found = subprocess.run(["pstree", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return re.findall(r"(wqfs[a-z-]*)\(\d+\)", found.stdout)
 
 
 def wait_for_checkpoint(mount: Mount) -> None:

@@ -337,7 +337,7 @@ def test_reader_that_goes_away_ends_it_while_idle(shared: Mount, started: Callab
 
 def test_killed_server_ends_it_with_a_sentence(mount: Mount) -> None:
     running = Running(mount, [])
-    mount.process.kill()
+    os.killpg(mount.process.pid, signal.SIGKILL)
     _, error = running.process.communicate(timeout=LIMIT)
     assert (running.process.returncode, error) == (1, "wqfs tail: the mount has ended: its server is gone.\n")
 

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import itertools
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.dying import daemon_of
 
 ROOT = Path(__file__).resolve().parent.parent
 MOUNT_COMMAND = (sys.executable, str(ROOT / "mount_wqfs.py"))
@@ -40,8 +43,14 @@ def is_mounted(path: Path) -> bool:
         return any(line.split(" ")[4] == str(path) and " - fuse.wqfs " in line for line in table)
 
 
+def names_below(pid: int) -> list[str]:
+    """What the processes are called that the supervisor and those below it have started."""
+    found = subprocess.run(["pstree", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return re.findall(r"(wqfs[a-z-]*)\(\d+\)", found.stdout)
+
+
 class Mount:
-    """A running wqfs. path: the mountpoint; process: the daemon, in the foreground."""
+    """A running wqfs. path: the mountpoint; process: the mount command, in the foreground."""
 
     def __init__(self, path: Path, options: str, log: Path) -> None:
         self.path = path
@@ -58,6 +67,11 @@ class Mount:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def daemon(self) -> int:
+        """The pid of the daemon, which is not the mount command with `-o survive`."""
+        return daemon_of(self.process.pid) or self.process.pid
 
     def log(self) -> str:
         """What the daemon has said so far."""

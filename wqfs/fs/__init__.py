@@ -9,7 +9,7 @@ How a request flows:
 and how an event comes out: handles/lines takes the command from `post`, control runs it in
 sim.system, which makes the event; watch queues it; channel.wake fills who waits.
 
-device      the loop that moves messages, and trio's host; the only reader of /dev/fuse
+device      the loop that moves messages, where trio would wait; the only reader of /dev/fuse
 channel     which message goes where, who waits, who is woken: bytes in, bytes out
 handles/    open files: queue; text, events and log; the files that take lines or records; sim/calls
 names       pyfuse3's Operations: lookup, attributes, directories, open
@@ -24,7 +24,10 @@ privileges, keeper   becoming a service user for good, and the process that stay
 handover    a mount that goes over a socket to another process, which serves it
 options     the mount command's arguments
 session     one mount being served: its tasks, and the ways in which it ends
-streams     the standard streams, where some were closed
-daemon      the process: background, exit codes, log
+recorder, journal, checkpoint, supervisor   what lets the daemon die: see docs/how-to/survive.md
+supervision what a service manager is told: ready, alive, stopping
+service     who serves: as whom, under a supervisor or not, and the end of it
+streams     the standard streams
+daemon      the mount command: background, exit codes, log
 logs        a log that neither floods nor waits
 """

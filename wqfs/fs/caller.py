@@ -93,7 +93,7 @@ class CallerMemory:
             process = None
             async with self._limiter:
                 try:
-                    process = await _start(command(caller, address))
+                    process = _start(command(caller, address))
                     answer = await _answer_of(process, address)
                 except OSError as error:  # no descriptor, no process to be had
                     answer = OSError(errno.ENOMEM, f"no process can be started to read the filter: {error.strerror}")
@@ -104,7 +104,7 @@ class CallerMemory:
                 await self._wait_for(process, uid)
         del self._asked[uid]
 
-    async def _wait_for(self, process: trio.Process, uid: int) -> None:
+    async def _wait_for(self, process: subprocess.Popen[bytes], uid: int) -> None:
         """Wait for the end of a process that was killed; nothing more is read for its user until then."""
         log.warning("reading the memory of user %d does not end: the user may set filters by value alone", uid)
         self._stuck.add(uid)
@@ -113,7 +113,7 @@ class CallerMemory:
             self._answered()
         self._asked[uid].clear()
         try:
-            await process.wait()
+            await _end_of(process)
         finally:
             self._stuck.discard(uid)
 
@@ -125,25 +125,38 @@ def command(caller: Caller, address: int) -> list[str]:
     return [sys.executable, "-I", "-S", "-c", _PROGRAM, _PACKAGE_FOLDER, str(pid), str(address), *become]
 
 
-async def _start(command: list[str]) -> trio.Process:
-    return await trio.lowlevel.open_process(
+def _start(command: list[str]) -> subprocess.Popen[bytes]:
+    # Not trio's open_process: that has a thread of its own, which no fork would copy (checkpoint).
+    return subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/", env={}
     )
 
 
-async def _answer_of(process: trio.Process, address: int) -> Answer:
+async def _end_of(process: subprocess.Popen[bytes]) -> None:
+    """Wait for it."""
+    pidfd = os.pidfd_open(process.pid)
+    try:
+        while process.poll() is None:
+            await trio.lowlevel.wait_readable(pidfd)
+    finally:
+        os.close(pidfd)
+
+
+async def _answer_of(process: subprocess.Popen[bytes], address: int) -> Answer:
     """What the process says; one that says nothing in time was killed, and may have ended or not."""
     data = b""
     assert process.stdout is not None
-    async with process.stdout:
+    with process.stdout:
+        output = trio.lowlevel.FdStream(os.dup(process.stdout.fileno()))
+    async with output:
         with trio.move_on_after(LIMIT):
-            while more := await process.stdout.receive_some():
+            while more := await output.receive_some():
                 data += more
-            await process.wait()
+            await _end_of(process)
     if process.returncode is None:
         process.kill()
         with trio.move_on_after(1):
-            await process.wait()
+            await _end_of(process)
         return OSError(errno.EFAULT, f"expected a filter at address {address:#x}: no answer within {LIMIT:g} s")
     if process.returncode == 0:
         return data

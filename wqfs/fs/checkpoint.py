@@ -58,6 +58,7 @@ class Checkpoints:
     def __init__(self, journal: Journal | None, told: Told | None) -> None:
         self._journal = journal
         self._told = told
+        self._to_reap: set[int] = set()
         self._dismiss = -1
         """A descriptor of the one that waits: written to, it ends."""
         self.waiting_fd = -1
@@ -65,21 +66,30 @@ class Checkpoints:
 
     def take(self) -> bool:
         """Let a new checkpoint wait instead of the one before; returns whether one does, in the daemon. In one that
-        takes over it raises TakeOver."""
+        takes over it raises TakeOver. Raises OSError where there is no descriptor or no process to be had: the one
+        before goes on waiting."""
         assert self._journal is not None
         generation = self._journal.generation + 1
-        me = os.pidfd_open(os.getpid())
-        dismissed, dismiss = os.pipe2(os.O_CLOEXEC)
-        armed, arming = os.pipe2(os.O_CLOEXEC)
+        fds: list[int] = []
         call_process("wqfs-checkpoint")  # so that the child is never called anything else
-        pid = os.fork()
-        if not pid:
-            if self._dismiss >= 0:
-                os.close(self._dismiss)
-            for fd in (dismiss, armed):
+        try:
+            fds.append(os.pidfd_open(os.getpid()))
+            fds += os.pipe2(os.O_CLOEXEC)
+            fds += os.pipe2(os.O_CLOEXEC)
+            pid = os.fork()
+        except OSError:
+            call_process("wqfs")
+            for fd in fds:
                 os.close(fd)
+            raise
+        me, dismissed, dismiss, armed, arming = fds
+        if not pid:
+            for fd in (self._dismiss, self.waiting_fd, dismiss, armed):
+                if fd >= 0:
+                    os.close(fd)
             self._wait(generation, me, dismissed, arming)
         call_process("wqfs")
+        self._to_reap.add(pid)
         for fd in (me, dismissed, arming):
             os.close(fd)
         waits = os.read(armed, 1)
@@ -93,6 +103,12 @@ class Checkpoints:
         self.waiting_fd = os.pidfd_open(pid)
         return True
 
+    def go_without(self) -> None:
+        """Note anew, though no checkpoint could be taken: until one is, nobody takes over."""
+        assert self._journal is not None
+        self._journal.turn_to(self._journal.generation + 1)
+        self.dismiss()
+
     def dismiss(self) -> None:
         """Let nobody take over: there is a newer one, or the mount ends."""
         fd, self._dismiss = self._dismiss, -1
@@ -103,9 +119,13 @@ class Checkpoints:
         if self.waiting_fd >= 0:
             os.close(self.waiting_fd)
             self.waiting_fd = -1
-        with suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass  # checkpoints that have gone
+        for pid in tuple(self._to_reap):  # and no other child: whoever started one waits for it
+            try:
+                ended = os.waitpid(pid, os.WNOHANG)[0]
+            except ChildProcessError:
+                ended = pid  # the child of a daemon before this one
+            if ended:
+                self._to_reap.discard(pid)
 
     # -- in the checkpoint
 

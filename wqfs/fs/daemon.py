@@ -7,7 +7,6 @@ the mount would hang a systemd automount, which lets only the mounter's process 
 
 from __future__ import annotations
 
-import errno
 import faulthandler
 import logging
 import logging.handlers
@@ -20,13 +19,11 @@ from typing import Final
 
 from wqfs import __version__
 from wqfs.fs import handover, privileges
-from wqfs.fs.keeper import Keeper
 from wqfs.fs.logs import Flood, Syslog
-from wqfs.fs.mounting import MountFailed, mount, taken_over, unmount
+from wqfs.fs.mounting import MountFailed, mount, taken_over
 from wqfs.fs.options import CommandLine, Options, UsageError, parse_command_line, parse_options
 from wqfs.fs.privileges import Identity
-from wqfs.fs.streams import open_missing_streams
-from wqfs.fs.supervisor import Told, supervise
+from wqfs.fs.streams import complain, leave_terminal, open_missing_streams
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +55,8 @@ options
                   sized, as the kernel's (default: a new watch watches everything)
   enobufs         a record larger than the reader's buffer is ENOBUFS, as released kernels have it
                   (default: EMSGSIZE)
-  survive         the daemon may die: a successor goes on, with all that was (Linux 6.9)
+  nosurvive       when the daemon dies its users find the mount gone (default: survive, a successor goes
+                  on with all that was; Linux 6.9)
   depth=N         records that a queue holds that was not sized, 1..512 (default 256)
   events_depth=N  events that an open `events` holds while nobody reads (default 1024)
   log_events=N    events in `log` before it is cut to nothing (default 4096)
@@ -97,7 +95,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "mount_wqfs.py")
     try:
         line = parse_command_line(sys.argv[1:] if arguments is None else arguments, program)
     except UsageError as error:
-        return _complain(program, str(error), EXIT_USAGE)
+        return complain(program, str(error), EXIT_USAGE)
     if line.action == "help":
         print(HELP.replace("mount_wqfs.py", program), end="")
         return EXIT_OK
@@ -105,12 +103,6 @@ def main(arguments: Sequence[str] | None = None, program: str = "mount_wqfs.py")
         print(f"wqfs {__version__}")
         return EXIT_OK
     return _run(line, program) if line.foreground else _in_background(line, program)
-
-
-def _complain(program: str, sentence: str, code: int) -> int:
-    with suppress(OSError):
-        print(f"{program}: {sentence}", file=sys.stderr, flush=True)
-    return code
 
 
 def _run(line: CommandLine, program: str, on_started: Callable[[], object] | None = None) -> int:
@@ -125,10 +117,9 @@ def _run(line: CommandLine, program: str, on_started: Callable[[], object] | Non
     try:
         # Late, for it costs a quarter of a second that a usage error need not wait for; and before
         # the mount, which may hide where it comes from.
-        from wqfs.fs import supervision
-        from wqfs.fs.session import Privileged, serve
+        from wqfs.fs.service import Service
     except ModuleNotFoundError as error:
-        return _complain(
+        return complain(
             program,
             f"{sys.executable} has no {error.name}: run `make setup`, then .venv/bin/python mount_wqfs.py.",
             EXIT_SYSTEM,
@@ -139,7 +130,11 @@ def _run(line: CommandLine, program: str, on_started: Callable[[], object] | Non
     try:
         identity = _identity(options, ours=ours)
     except UsageError as error:
-        return _complain(program, str(error), EXIT_USAGE)
+        return complain(program, str(error), EXIT_USAGE)
+    if line.options.survive and not ours:
+        return complain(
+            program, "Option survive is for a mount made here, not for one that was handed over.", EXIT_USAGE
+        )
     try:
         if line.fuse_socket is not None:
             connection, fuse_fd, told = handover.take(line.fuse_socket)
@@ -148,74 +143,17 @@ def _run(line: CommandLine, program: str, on_started: Callable[[], object] | Non
         else:
             fuse_fd = mount(mountpoint, options) if line.fuse_fd is None else taken_over(line.fuse_fd)
     except UsageError as error:
-        return _complain(program, f"{line.fuse_socket} came with options that are not known here: {error}", EXIT_USAGE)
+        return complain(program, f"{line.fuse_socket} came with options that are not known here: {error}", EXIT_USAGE)
     except MountFailed as error:
-        return _complain(program, str(error), error.exit_code)
+        return complain(program, str(error), error.exit_code)
     except OSError as error:
-        return _complain(program, f"Mounting on {mountpoint} failed: {error.strerror}.", EXIT_SYSTEM)
-    started = on_started or (lambda: _foreground_started(mountpoint))
-    if options.survive and not ours:
-        sentence = "Option survive is for a mount made here, not for one that was handed over."
-        return _complain(program, sentence, EXIT_USAGE)
-    if options.survive:
-        return supervise(
-            mountpoint,
-            lambda told: _be_daemon(mountpoint, fuse_fd, line, told, background=on_started is not None),
-            STOP_SIGNALS,
-            started,
-        )
-    keeper: Keeper | None = None
-    privileged = Privileged()
+        return complain(program, f"Mounting on {mountpoint} failed: {error.strerror}.", EXIT_SYSTEM)
+    service = Service(program, mountpoint, fuse_fd, options, owner, line.ready_fd, STOP_SIGNALS, ours)
     try:
-        if identity is not None:
-            if ours:
-                keeper = Keeper(mountpoint)
-                look = supervision.is_wanted(line.ready_fd)
-                check = supervision.start_check(mountpoint, (identity.uid, identity.gid)) if look else None
-                privileged = Privileged(keeper.try_unmount, check)
-            privileges.drop(identity)
-        gone = serve(
-            mountpoint,
-            fuse_fd,
-            options,
-            STOP_SIGNALS,
-            started,
-            line.ready_fd,
-            owner=owner,
-            ours=ours,
-            privileged=privileged,
-        )
-    except Exception as error:
-        if ours:
-            unmount(mountpoint, lazy=True, by=privileged.try_unmount)
-        if _is_out_of_files(error):
-            return _complain(
-                program, f"{mountpoint}: too many open files: let wqfs have 64 descriptors (ulimit -n 64).", EXIT_SYSTEM
-            )
-        log.exception("%s: the daemon ends on a fault of its own", mountpoint)
-        return _complain(program, f"{mountpoint}: ended by a fault of wqfs's own; the log has it.", EXIT_SYSTEM)
+        return service.run(identity, on_started)
     finally:
-        if keeper is not None:
-            keeper.close()
-    if connection is not None:
-        connection.close()
-    return EXIT_OK if gone else EXIT_SYSTEM
-
-
-def _be_daemon(mountpoint: str, fuse_fd: int, line: CommandLine, told: Told, *, background: bool) -> int:
-    """Under a supervisor: serve until the mount ends. Returns the exit code."""
-    from wqfs.fs.checkpoint import call_process
-    from wqfs.fs.session import serve
-
-    call_process("wqfs")
-
-    def started() -> None:
-        if background:
-            _leave_terminal()
-        told.has_started()
-
-    gone = serve(mountpoint, fuse_fd, line.options, STOP_SIGNALS, started, line.ready_fd, told=told)
-    return EXIT_OK if gone else EXIT_SYSTEM
+        if connection is not None:
+            connection.close()
 
 
 def _identity(options: Options, *, ours: bool) -> Identity | None:
@@ -224,21 +162,9 @@ def _identity(options: Options, *, ours: bool) -> Identity | None:
         return None
     if os.geteuid():
         raise UsageError("Option user is for root: a mount that a user makes is served as that user already.")
-    if options.survive:
-        raise UsageError("Options user and survive exclude each other: a successor starts as who mounted.")
     if ours and not options.allow_other:
         raise UsageError("Option user needs allow_other: without it only root could look into the mount.")
     return privileges.identity_of(options.user)
-
-
-def _is_out_of_files(error: Exception) -> bool:
-    if isinstance(error, ExceptionGroup):  # trio's
-        return any(isinstance(each, Exception) and _is_out_of_files(each) for each in error.exceptions)
-    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
-
-
-def _foreground_started(mountpoint: str) -> None:
-    log.info("%s: mounted", mountpoint)
 
 
 def _in_background(line: CommandLine, program: str) -> int:
@@ -261,18 +187,9 @@ def _in_background(line: CommandLine, program: str) -> int:
 
 def _detach(writer: int) -> None:
     """Become a daemon, then tell the parent."""
-    _leave_terminal()
+    leave_terminal()
     os.write(writer, b"1")
     os.close(writer)
-
-
-def _leave_terminal() -> None:
-    os.setsid()
-    os.chdir("/")
-    null = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1, 2):
-        os.dup2(null, stream)
-    os.close(null)
 
 
 def _log_to(line: CommandLine, *, background: bool) -> None:

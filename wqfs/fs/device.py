@@ -19,6 +19,7 @@ import io
 import logging
 import os
 import select
+import signal
 import socket
 import time
 from collections import deque
@@ -44,6 +45,9 @@ _GONE: Final = (errno.ENODEV, errno.ENOTCONN, errno.ECONNABORTED)
 _VAIN: Final = 4
 """After so many reads in vain in a row the loop waits before it reads, _PATIENCE times."""
 _PATIENCE: Final = 32
+_TRY_AGAIN_S: Final = 1.0
+_ENDING_S: Final = 5
+"""Seconds that trio's run of a dead daemon may take to end in the process that takes over, before that dies too."""
 
 
 class Device:
@@ -71,6 +75,8 @@ class Device:
         self._recorder = recorder
         self._checkpoints = checkpoints
         self._checkpoint_due = False
+        self._try_at = 0.0
+        """Not before that is a checkpoint tried again that could not be taken."""
         self._greeting = 0
         """The request that only this pyfuse3 wanted to see: its reply is for nobody."""
         self._names = names
@@ -145,6 +151,7 @@ class Device:
         self._poll.register(self._names, select.POLLIN)
         self._poll.register(self._fd, select.POLLIN)
         trio.run(self._main, tasks, open_descriptors(), instruments=(_Waiting(self),))
+        signal.alarm(0)
         if self._failed is not None:
             raise self._failed
 
@@ -181,6 +188,8 @@ class Device:
             self._serve_for(seconds)
         except BaseException as error:
             self._failed = error
+            if isinstance(error, TakeOver):
+                signal.alarm(_ENDING_S)
             self._scope.cancel()
             self._wake_trio()
 
@@ -195,7 +204,13 @@ class Device:
         while True:
             if recorder is not None:
                 recorder.outside()
-                if recorder.may_fork and (self._checkpoint_due or recorder.journal.is_full):
+                full = recorder.journal.is_full
+                # Only where every task waits: in the process that takes over, one that could go on would.
+                if (
+                    seconds
+                    and recorder.may_fork
+                    and (full or (self._checkpoint_due and time.monotonic() >= self._try_at))
+                ):
                     self._take_checkpoint()
             trio_is_ready = False
             for fd, events in self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000 if seconds else 0):
@@ -329,9 +344,12 @@ class Device:
         assert checkpoints is not None
         if checkpoints.waiting_fd >= 0:
             self._poll.unregister(checkpoints.waiting_fd)
-        registered = _registered(self._epoll_fd)
         try:
+            registered = _registered(self._epoll_fd)
             self._checkpoint_due = not checkpoints.take()
+            self._try_at = 0.0
+        except OSError as error:
+            self._go_without_checkpoint(error)
         except TakeOver:
             # The instance that trio had is that of all processes since the fork, as the last of them left it.
             with select.epoll() as ours:
@@ -341,6 +359,16 @@ class Device:
             raise
         if checkpoints.waiting_fd >= 0:
             self._poll.register(checkpoints.waiting_fd, select.POLLIN)
+
+    def _go_without_checkpoint(self, error: OSError) -> None:
+        """Nothing stops because there is no descriptor or no process to be had: it is tried again."""
+        assert self._recorder is not None and self._checkpoints is not None
+        if not self._try_at:
+            log.warning("no successor can be kept (%s): tried again while this goes on", error.strerror)
+        self._try_at = time.monotonic() + _TRY_AGAIN_S
+        self._checkpoint_due = True
+        if self._recorder.journal.is_full:
+            self._checkpoints.go_without()
 
 
 class _Waiting(trio.abc.Instrument):

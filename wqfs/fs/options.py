@@ -24,6 +24,7 @@ class UsageError(Exception):
 class Options:
     """What a mount is made with. Each field with its option's name; see docs/man/wqfs.8.
 
+    survive: whether a successor goes on when the daemon dies, None where that can be; see `survives`.
     private_mounts: other users than the owner and root hear of keys alone. uid, gid: owner of the tree, None for who
     mounts; umask: cleared from all modes. user: whom the server becomes once it has mounted, None for nobody else.
     depth: the depth that a queue takes at its first event when nobody sized it, records, 1..512. Limits: events_depth
@@ -38,7 +39,7 @@ class Options:
     ro: bool = False
     strict: bool = False
     enobufs: bool = False
-    survive: bool = False
+    survive: bool | None = None
     private_mounts: bool = False
     uid: int | None = None
     gid: int | None = None
@@ -64,8 +65,13 @@ class Options:
     kernel: tuple[str, ...] = ()
     """Words for the kernel and fusermount3, such as `nosuid` or `noatime`."""
 
+    def survives(self, *, ours: bool) -> bool:
+        """Whether a successor goes on when the daemon dies. ours: of a mount that is made here."""
+        return ours if self.survive is None else self.survive
+
 
 _FLAGS: Final = ("allow_other", "allow_root", "ro", "strict", "enobufs", "survive", "private_mounts")
+_OFF: Final = ("nosurvive",)
 BOUNDS: Final = {
     "uid": (0, 2**32 - 2),
     "gid": (0, 2**32 - 2),
@@ -101,7 +107,7 @@ _IGNORED_PREFIXES: Final = ("x-", "X-", "comment=", "context=", "subtype=", "hel
 
 def option_words() -> list[tuple[str, str]]:
     """The words that may stand after `-o`, for completion: with `=` where a value follows, and what values."""
-    flags = [(name, "") for name in _FLAGS]
+    flags = [(name, "") for name in (*_FLAGS, *_OFF)]
     values = [(f"{name}=", f"{low}..{high}") for name, (low, high) in BOUNDS.items()]
     texts = [("umask=", "octal"), ("fsname=", ""), ("user=", "")]
     return sorted([*flags, *values, *texts, *((word, "") for word in sorted(_KERNEL))])
@@ -121,6 +127,8 @@ def _parse_word(word: str, options: Options) -> Options:
         raise UsageError("A mounted wqfs cannot be remounted: unmount it and mount it again.")
     if name in _FLAGS and not equals:
         return _with(options, name, True)
+    if word in _OFF:
+        return _with(options, word.removeprefix("no"), False)
     if word in _KERNEL:
         return replace(options, kernel=(*options.kernel, word))
     if word in _IGNORED or word.startswith(_IGNORED_PREFIXES):
@@ -145,8 +153,8 @@ def _with(options: Options, name: str, value: int) -> Options:
 
 
 def _unknown(name: str, equals: str) -> str:
-    known = [field.name for field in fields(Options) if field.name != "kernel"]
-    if name in _FLAGS:
+    known = [*(field.name for field in fields(Options) if field.name != "kernel"), *_OFF]
+    if name in (*_FLAGS, *_OFF):
         return f"Option {name} takes no value."
     if name in known:
         return f"Option {name} needs a value: {name}=..."

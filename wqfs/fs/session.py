@@ -59,7 +59,7 @@ def serve(
     options: Options,
     stop_signals: Collection[signal.Signals],
     on_started: Callable[[], object],
-    ready_fd: int | None = None,
+    on_ready: Callable[[], object] | None = None,
     *,
     owner: tuple[int, int] | None = None,
     ours: bool = True,
@@ -70,7 +70,7 @@ def serve(
 
     mountpoint: absolute, mounted, with fuse_fd as its descriptor of /dev/fuse; stop_signals: those
     that end it, blocked by the caller, unblocked here once somebody listens; on_started: called
-    once the kernel and the filesystem have greeted each other; ready_fd: see supervision.watch_over.
+    once the kernel and the filesystem have greeted each other; on_ready: see supervision.watch_over.
     owner: who mounted, uid and gid; None for who this is. ours: whether it was mounted here; else it is not unmounted
     here, may not be seen from here, and is ready when it was greeted. told: the supervisor, with options.survive.
     privileged: what was started while this process was root, if it no longer is.
@@ -80,7 +80,7 @@ def serve(
     gc.set_threshold(50_000, 20, 50)
     clock = Clock()
     recorder = Recorder(Journal(), clock) if told is not None else None
-    session = _Session(mountpoint, fuse_fd, recorder, stop_signals, ready_fd, told, privileged, ours=ours)
+    session = _Session(mountpoint, fuse_fd, recorder, stop_signals, on_ready, told, privileged, ours=ours)
     fetch = session.fetch if recorder is None else recorder.fetch(session.fetch)
     filesystem = session.filesystem = Filesystem(
         options,
@@ -92,7 +92,7 @@ def serve(
         recorder.filesystem = filesystem
         filesystem.note = recorder
     try:
-        _serve(session, on_started if ours else lambda: _greeted(on_started, ready_fd, mountpoint))
+        _serve(session, on_started if ours else lambda: _greeted(on_started, on_ready, mountpoint))
     finally:
         _end(session)
     return session.unmounted
@@ -151,7 +151,7 @@ def _live(session: _Session, on_started: Callable[[], object], generation: int) 
         taking_over = True
         raise
     except Exception:
-        if recorder is None:
+        if recorder is None or not recorder.journal.generation:
             raise
         log.exception("%s: the daemon dies of a fault of its own", session.mountpoint)
         os._exit(EXIT_FAULT)  # nothing is taken away: a successor goes on
@@ -182,7 +182,7 @@ def _succeed(session: _Session, generation: int) -> None:
     again = session.recorder.catch_up(generation)
     log.warning("%s: the daemon died; its successor goes on, after %d entries done again", session.mountpoint, again)
     session.unmounted = session.unmounted or session.filesystem.has_hung_up
-    session.ready_fd = None
+    session.on_ready = None
 
 
 class _Session:
@@ -194,7 +194,7 @@ class _Session:
         fuse_fd: int,
         recorder: Recorder | None,
         stop_signals: Collection[signal.Signals],
-        ready_fd: int | None,
+        on_ready: Callable[[], object] | None,
         told: Told | None,
         privileged: Privileged,
         *,
@@ -210,7 +210,7 @@ class _Session:
         self.names: Names
         self.limit = mounting.request_time_limit()
         self.stop_signals = stop_signals
-        self.ready_fd = ready_fd
+        self.on_ready = on_ready
         self.told = told
         self.privileged = privileged
         self.ours = ours
@@ -231,8 +231,8 @@ class _Session:
         return mounting.unmount(self.mountpoint, lazy, self.privileged.try_unmount)
 
 
-def _greeted(on_started: Callable[[], object], ready_fd: int | None, mountpoint: str) -> None:
-    supervision.say_ready(mountpoint, ready_fd)
+def _greeted(on_started: Callable[[], object], on_ready: Callable[[], object] | None, mountpoint: str) -> None:
+    supervision.say_ready(mountpoint, on_ready)
     on_started()
 
 
@@ -244,8 +244,8 @@ async def _tasks(session: _Session) -> None:
             nursery.start_soon(_hang_up_when_detached, session)
         nursery.start_soon(session.memory.run)
         nursery.start_soon(_collect_when_due, session.filesystem)
-        if session.ours and supervision.is_wanted(session.ready_fd):
-            nursery.start_soon(supervision.watch_over, session.mountpoint, session.ready_fd, session.privileged.check)
+        if session.ours and supervision.is_wanted(session.on_ready):
+            nursery.start_soon(supervision.watch_over, session.mountpoint, session.on_ready, session.privileged.check)
         if session.limit is not None:
             nursery.start_soon(_end_long_waits, session, session.limit)
         await session.device.wait_gone()
@@ -280,10 +280,13 @@ async def _stop_signal(session: _Session) -> int:
     """The first of the signals that end the mount."""
     with trio.open_signal_receiver(*session.stop_signals) as signals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, session.stop_signals)
-        async for number in signals:
-            # A group's daemon hears of one order twice, the second time from its supervisor.
+        try:
+            async for number in signals:
+                return number
+        finally:
+            # A group's daemon hears of one order twice, the second time from its supervisor; and whoever stops the
+            # group after unmounting must not kill who is about to end.
             signal.pthread_sigmask(signal.SIG_BLOCK, session.stop_signals)
-            return number
     raise AssertionError("signals do not end")
 
 

@@ -1,9 +1,10 @@
-"""The standard streams of a process whose starter closed some of them (`>&-`)."""
+"""The standard streams: of a process whose starter closed some of them (`>&-`), and of one that leaves its terminal."""
 
 from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 
 
 def open_missing_streams() -> None:
@@ -12,3 +13,20 @@ def open_missing_streams() -> None:
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None and os.open(os.devnull, os.O_RDWR) == number:
             setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+
+
+def complain(program: str, sentence: str, code: int) -> int:
+    """Say to whoever started `program` why it ends; returns the exit code."""
+    with suppress(OSError):
+        print(f"{program}: {sentence}", file=sys.stderr, flush=True)
+    return code
+
+
+def leave_terminal() -> None:
+    """Become a session of one's own, at /, with the standard streams closed."""
+    os.setsid()
+    os.chdir("/")
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(null, stream)
+    os.close(null)

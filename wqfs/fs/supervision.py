@@ -14,6 +14,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
@@ -66,19 +67,30 @@ def watchdog_interval() -> float:
         return 0.0
 
 
-def is_wanted(ready_fd: int | None) -> bool:
+def answer_for_children() -> None:
+    """A manager that asked this process for signs of life gets them from its children: `-o survive`."""
+    if os.environ.get("WATCHDOG_PID") == str(os.getpid()):
+        del os.environ["WATCHDOG_PID"]
+
+
+def is_wanted(on_ready: Callable[[], object] | None) -> bool:
     """Whether anybody wants to hear anything."""
-    return bool(os.environ.get("NOTIFY_SOCKET")) or ready_fd is not None
+    return bool(os.environ.get("NOTIFY_SOCKET")) or on_ready is not None
 
 
-def say_ready(mountpoint: str, ready_fd: int | None) -> None:
+def say_ready(mountpoint: str, on_ready: Callable[[], object] | None) -> None:
     """Tell manager and starter that the mount answers."""
     notify(f"READY=1\nSTATUS=mounted at {mountpoint}")
-    if ready_fd is not None:
-        with suppress(OSError):
-            os.write(ready_fd, b"ready\n")
-        with suppress(OSError):
-            os.close(ready_fd)
+    if on_ready is not None:
+        on_ready()
+
+
+def write_line(fd: int) -> None:
+    """The line of `--ready-fd`, which is then closed."""
+    with suppress(OSError):
+        os.write(fd, b"ready\n")
+    with suppress(OSError):
+        os.close(fd)
 
 
 def start_check(mountpoint: str, become: tuple[int, int] | None = None) -> subprocess.Popen[bytes]:
@@ -92,11 +104,12 @@ def start_check(mountpoint: str, become: tuple[int, int] | None = None) -> subpr
     )
 
 
-async def watch_over(mountpoint: str, ready_fd: int | None, check: subprocess.Popen[bytes] | None = None) -> None:
+async def watch_over(
+    mountpoint: str, on_ready: Callable[[], object] | None, check: subprocess.Popen[bytes] | None = None
+) -> None:
     """Say that the mount is ready once it answers, then feed the watchdog as long as it does.
 
-    ready_fd: a descriptor on which a line is written when it is ready, and which is then closed. check: the child
-    that was started, if it was.
+    on_ready: called when it is ready. check: the child that was started, if it was.
     """
     interval = watchdog_interval()
     process = start_check(mountpoint) if check is None else check
@@ -107,7 +120,7 @@ async def watch_over(mountpoint: str, ready_fd: int | None, check: subprocess.Po
         while await answers.receive_some(64):
             if not ready:
                 ready = True
-                say_ready(mountpoint, ready_fd)
+                say_ready(mountpoint, on_ready)
             if interval:
                 notify("WATCHDOG=1")
         if interval or not ready:

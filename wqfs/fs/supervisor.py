@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 from wqfs.fs import mounting
@@ -24,6 +25,8 @@ from wqfs.fs import mounting
 log = logging.getLogger(__name__)
 
 _SUCCESSOR_S: Final = 10.0
+_ABORTED_S: Final = 1.0
+"""For a daemon to say where it hung."""
 _SET_CHILD_SUBREAPER: Final = 36
 
 
@@ -40,6 +43,10 @@ class Told:
     def has_started(self) -> None:
         """The mount answers."""
         self._say("started 0")
+
+    def is_ready(self) -> None:
+        """A read through the mount was answered."""
+        self._say("ready 0")
 
     def has_died(self, pid: int, status: int) -> None:
         """A daemon died that was a child of this checkpoint; status: as of waitpid(2)."""
@@ -59,11 +66,13 @@ def supervise(
     daemon: Callable[[Told], int],
     stop_signals: Collection[signal.Signals],
     on_started: Callable[[], object],
+    on_ready: Callable[[], object],
+    try_unmount: Callable[[str, bool], str] | None = None,
 ) -> int:
     """Run `daemon` in a child process, and those that follow it, until the mount ends; returns the exit code.
 
     stop_signals: blocked by the caller; they go to the daemon. on_started: called when the first daemon's mount
-    answers.
+    answers; on_ready: when a look through it was answered. try_unmount: see mounting.unmount.
     """
     ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     hears, tells = os.pipe2(os.O_CLOEXEC)
@@ -78,15 +87,25 @@ def supervise(
         finally:
             os._exit(code)
     os.close(tells)
-    return _Supervisor(mountpoint, pid, hears, on_started).wait(stop_signals)
+    return _Supervisor(mountpoint, pid, hears, on_started, on_ready, try_unmount).wait(stop_signals)
 
 
 class _Supervisor:
-    def __init__(self, mountpoint: str, pid: int, hears: int, on_started: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        mountpoint: str,
+        pid: int,
+        hears: int,
+        on_started: Callable[[], object],
+        on_ready: Callable[[], object],
+        try_unmount: Callable[[str, bool], str] | None,
+    ) -> None:
         self._mountpoint = mountpoint
+        self._try_unmount = try_unmount
         self._daemon = pid
         self._hears = hears
         self._on_started = on_started
+        self._on_ready = on_ready
         self._rest = b""
         self._ended: int | None = None
         self._followed: set[int] = set()
@@ -99,30 +118,49 @@ class _Supervisor:
         for end in (woken, wake):
             end.setblocking(False)
         signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
-        for number in (*stop_signals, signal.SIGCHLD):
+        for number in (*stop_signals, signal.SIGABRT, signal.SIGCHLD):
             signal.signal(number, lambda number, frame: self._got.append(number))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {*stop_signals, signal.SIGCHLD})
         poll = select.poll()
         poll.register(self._hears, select.POLLIN)
         poll.register(woken, select.POLLIN)
+        nobody_left = False
         while True:
             ready = dict(poll.poll())
             if woken.fileno() in ready:
                 with suppress(BlockingIOError):
                     woken.recv(4096)
             if ready.get(self._hears, 0) & select.POLLHUP and not ready[self._hears] & select.POLLIN:
-                poll.unregister(self._hears)  # nobody is left who could tell anything
+                poll.unregister(self._hears)
+                nobody_left = True
             self._hear()
             while self._got:
                 order = self._got.popleft()
                 if order != signal.SIGCHLD:
                     with suppress(ProcessLookupError):
                         os.kill(self._daemon, order)
+                if order == signal.SIGABRT:
+                    self._abort()
             code = self._reap()
+            if code is None and nobody_left:
+                code = self._ended if self._ended is not None else self._give_up("nobody is left to take over")
             if code is not None:
                 signal.pthread_sigmask(signal.SIG_BLOCK, {*stop_signals, signal.SIGCHLD})
                 signal.set_wakeup_fd(-1)
                 return code
+
+    def _abort(self) -> None:
+        """A manager's watchdog has struck: the daemon has been told, so that its traceback says where it hung; end as
+        the manager expects it of the main process."""
+        log.error("%s: ended by a watchdog; the daemon (pid %d) did not answer", self._mountpoint, self._daemon)
+        with suppress(ChildProcessError):
+            end = time.monotonic() + _ABORTED_S
+            while time.monotonic() < end and os.waitpid(self._daemon, os.WNOHANG)[0] == 0:
+                time.sleep(0.01)
+        self._kill_the_rest()
+        mounting.unmount(self._mountpoint, lazy=True, by=self._try_unmount)
+        signal.signal(signal.SIGABRT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGABRT)
 
     def _hear(self) -> None:
         """What daemons have told."""
@@ -139,16 +177,18 @@ class _Supervisor:
                 self._died(pid, os.waitstatus_to_exitcode(status))
             elif what == b"started":
                 self._on_started()
+            elif what == b"ready":
+                self._on_ready()
             else:
                 self._ended = int(number)
 
     def _reap(self) -> int | None:
-        """The exit code when it is over, else None."""
+        """The exit code when it is over before everybody is gone, else None."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                return self._ended if self._ended is not None else self._give_up("nobody is left to take over")
+                return None
             if not pid:
                 return None
             self._hear()
@@ -175,9 +215,21 @@ class _Supervisor:
             self._hear()
         return self._daemon != dead
 
+    def _kill_the_rest(self) -> None:
+        """What lives on of daemons and checkpoints would keep the connection, and all who wait in it."""
+        me = os.getpid()
+        while True:
+            children = map(int, Path(f"/proc/{me}/task/{me}/children").read_text().split())
+            ours = [pid for pid in children if Path(f"/proc/{pid}/comm").read_text().startswith("wqfs")]
+            if not ours:
+                return
+            for pid in ours:
+                os.kill(pid, signal.SIGKILL)
+            for pid in ours:
+                os.waitpid(pid, 0)  # its own children are ours now
+
     def _give_up(self, why: str) -> int:
         log.error("%s: %s; unmounted, its users find it gone", self._mountpoint, why)
-        with suppress(ProcessLookupError):
-            os.kill(self._daemon, signal.SIGKILL)
-        mounting.unmount(self._mountpoint, lazy=True)
+        self._kill_the_rest()
+        mounting.unmount(self._mountpoint, lazy=True, by=self._try_unmount)
         return 2
