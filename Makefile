@@ -8,12 +8,14 @@ OPTIONS ?=
 ARGS ?=
 UPGRADE ?=
 PAGES ?=
+SOAK ?= 3600
+SEED ?= 1
 
 VENV_PYTHON := .venv/bin/python
 SETUP := PYTHON='$(PYTHON)' bash scripts/setup.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow demo bench lint docs setup lock install uninstall clean
+.PHONY: help run test test-slow demo bench soak lint docs setup lock install uninstall clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -36,6 +38,9 @@ demo: setup ## mount in a temporary folder, ship some events, read them back
 
 bench: setup ## measure wqfs beside its peers
 	$(VENV_PYTHON) -m bench $(ARGS)
+
+soak: setup ## load of every kind with kills in between for SOAK=3600 seconds, SEED=; writes bench/SOAK.md
+	$(VENV_PYTHON) -m bench.soak --seconds $(SOAK) --seed $(SEED) $(ARGS)
 
 lint: setup ## ruff and mypy
 	.venv/bin/ruff check .

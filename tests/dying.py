@@ -73,6 +73,17 @@ class Witness:
         self.losses += 1
         self._after_loss = True
 
+    def whole_records(self, data: bytes) -> bytes:
+        """`records` for what a pipe gives, which may end within one; returns that rest."""
+        at = 0
+        while at + HEADER.size <= len(data):
+            length = HEADER.unpack_from(data, at)[1] & 0x7F
+            if not 8 <= length <= len(data) - at:
+                break
+            at += length
+        self.records(data[:at])
+        return data[at:]
+
     def records(self, data: bytes) -> None:
         at = 0
         while at < len(data):
@@ -103,10 +114,18 @@ class Mount:
         self.path = path
         self.supervisor = supervisor
         self.stop = threading.Event()
+        self.going = threading.Event()
+        """Cleared while those who come and go are to rest."""
+        self.going.set()
         self.faults: list[str] = []
         self.slowest = 0.0
         self.posted = 0
         self.calls = 0
+
+    def goes_on(self) -> bool:
+        """Between two rounds of who writes, or comes and goes."""
+        self.going.wait()
+        return not self.stop.is_set()
 
     def timed(self, what: str, call: Callable[[], object]) -> None:
         """A call that must not fail, and not take longer than a restart may."""
@@ -129,7 +148,7 @@ class Mount:
     def write(self) -> None:
         fd = os.open(self.path / "sim/records", os.O_WRONLY)
         number = 0
-        while not self.stop.is_set():
+        while self.goes_on():
             count = random.choice((1, 1, 1, 4, 64))
             data = b"".join(record(number + n) for n in range(count))
 
@@ -208,7 +227,7 @@ class Mount:
 
     def come_and_go(self, name: str) -> None:
         count = 0
-        while not self.stop.is_set():
+        while self.goes_on():
             count += 1
             folder = self.path / "watches" / f"{name}{count}"
             fd = -1
@@ -229,13 +248,13 @@ class Mount:
 
     def command(self) -> None:
         count = 0
-        while not self.stop.is_set():
+        while self.goes_on():
             count += 1
             fd = os.open(self.path / "post", os.O_WRONLY)
             for line in (
                 f"key add user k{count % 50} {count} @s",
-                f"mount /dev/d{count} /m{count}",
-                f"umount /m{count}",
+                f"mount /dev/d{count % 20} /m{count % 20}",
+                f"umount /m{count % 20}",
             ):
                 self.timed(line, lambda line=line, fd=fd: os.write(fd, line.encode() + b"\n"))  # type: ignore[misc]
             os.close(fd)
