@@ -109,7 +109,8 @@ _OPTIONS: Final = {
     "allow_other": "all users may use the mount; anyone but root needs `user_allow_other` in /etc/fuse.conf | ",
     "allow_root": "root may use it besides the user who mounted | ",
     "ro": "nothing can be posted or made | EROFS",
-    "survive": "the daemon may die: a successor goes on, with all that was (Linux 6.9); `nosurvive` for none | ",
+    "survive": "the daemon may die: a successor goes on, with all that was; `nosurvive` for none | ",
+    "clone": "a successor ends the calls that were not answered (ECONNABORTED), as before Linux 6.9 | ",
     "strict": "a queue sees nothing until it watches something and keeps nothing until it is sized | ",
     "enobufs": "a record that does not fit the reader's buffer gives what released kernels give | ENOBUFS for EMSGSIZE",
     "private_mounts": "users other than the owner and root hear of keys that they may view, and of nothing else | "

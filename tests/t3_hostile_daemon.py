@@ -70,8 +70,10 @@ def test_daemon_without_descriptors_outlives_a_change_of_the_mount_table(mount: 
 
 def test_daemon_without_descriptors_keeps_no_successor_and_says_so_once(mount_with: Callable[[str], Mount]) -> None:
     mount = mount_with("survive")
-    take_descriptors(mount)
     folder = mount.watch()
+    wait_until(lambda: any(name_of(pid) == "wqfs-checkpoint" for pid in children_of(mount.daemon)), "a checkpoint")
+    mount.status(folder)  # and what it took to take it is closed
+    take_descriptors(mount)
     deliver(mount, b"".join(record(number) for number in range(64)))
     (checkpoint,) = (pid for pid in children_of(mount.daemon) if name_of(pid) == "wqfs-checkpoint")
     os.kill(checkpoint, signal.SIGKILL)

@@ -140,8 +140,13 @@ def _resend() -> Finding:
     release = platform.release()
     numbers = [int("".join(c for c in part if c.isdigit()) or 0) for part in release.split(".")[:2]]
     if numbers >= [6, 9]:
-        return Finding("ok", f"Linux {release}")
-    return Finding("warn", f"Linux {release}", "a daemon's successor cannot take over waiting readers before Linux 6.9")
+        return Finding("ok", f"Linux {release}: calls that wait outlive a daemon that dies")
+    return Finding(
+        "warn",
+        f"Linux {release}",
+        "when a daemon dies, calls that wait end with ECONNABORTED, and its successor goes on with the rest; "
+        "from Linux 6.9 on they outlive it",
+    )
 
 
 def _pipes() -> Finding:

@@ -61,6 +61,8 @@ class Checkpoints:
         self._to_reap: set[int] = set()
         self._dismiss = -1
         """A descriptor of the one that waits: written to, it ends."""
+        self.clone_fd = -1
+        """A descriptor that only the daemon may have: see Device.read_on_clone."""
         self.waiting_fd = -1
         """A descriptor that poll(2) calls readable when the one that waits has ended, and another one is wanted."""
 
@@ -84,7 +86,7 @@ class Checkpoints:
             raise
         me, dismissed, dismiss, armed, arming = fds
         if not pid:
-            for fd in (self._dismiss, self.waiting_fd, dismiss, armed):
+            for fd in (self.clone_fd, self._dismiss, self.waiting_fd, dismiss, armed):
                 if fd >= 0:
                     os.close(fd)
             self._wait(generation, me, dismissed, arming)
@@ -108,6 +110,11 @@ class Checkpoints:
         assert self._journal is not None
         self._journal.turn_to(self._journal.generation + 1)
         self.dismiss()
+
+    def has_gone(self) -> None:
+        """The one that waited has ended: nobody takes over until there is another one."""
+        os.close(self.waiting_fd)
+        self.waiting_fd = -1
 
     def dismiss(self) -> None:
         """Let nobody take over: there is a newer one, or the mount ends."""
@@ -155,7 +162,7 @@ class Checkpoints:
             if not pid:
                 os.close(dismissed)
                 self._dismiss = dismiss
-                self.waiting_fd = -1
+                self.clone_fd = self.waiting_fd = -1
                 call_process("wqfs")
                 signal.pthread_sigmask(signal.SIG_BLOCK, _OF_THE_GROUP)  # until somebody listens
                 for number in _OF_THE_GROUP:

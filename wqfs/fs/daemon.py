@@ -56,7 +56,9 @@ options
   enobufs         a record larger than the reader's buffer is ENOBUFS, as released kernels have it
                   (default: EMSGSIZE)
   nosurvive       when the daemon dies its users find the mount gone (default: survive, a successor goes
-                  on with all that was; Linux 6.9)
+                  on with all that was)
+  clone           a successor ends the calls that were not answered (ECONNABORTED) instead of having them sent
+                  again: what happens before Linux 6.9
   depth=N         records that a queue holds that was not sized, 1..512 (default 256)
   events_depth=N  events that an open `events` holds while nobody reads (default 1024)
   log_events=N    events in `log` before it is cut to nothing (default 4096)

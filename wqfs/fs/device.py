@@ -29,6 +29,7 @@ from typing import Final
 import trio
 
 from wqfs.abi import fuse
+from wqfs.fs import mounting
 from wqfs.fs.channel import Channel, Server
 from wqfs.fs.channel_limits import MAX_WRITE
 from wqfs.fs.checkpoint import Checkpoints, TakeOver, open_descriptors
@@ -74,14 +75,14 @@ class Device:
         self._fd = fuse_fd
         self._recorder = recorder
         self._checkpoints = checkpoints
-        self._checkpoint_due = False
+        self._checkpoint_due = self._clone_due = False
+        self._no_clone: OSError | None = None
+        """Why no checkpoint can be taken, where that is for good."""
         self._try_at = 0.0
         """Not before that is a checkpoint tried again that could not be taken."""
         self._greeting = 0
         """The request that only this pyfuse3 wanted to see: its reply is for nobody."""
         self._names = names
-        # FileIO, for its readinto is the cheapest read there is, and says None, not an exception, to no request.
-        self._kernel = io.FileIO(fuse_fd, "rb", closefd=False)
         self._message = memoryview(bytearray(BUFFER_SIZE))
         self._vain = 0
         self._patience = 0
@@ -90,17 +91,18 @@ class Device:
         self._watched: dict[int, Callable[[], object]] = {}
         self._epoll_fd = -1
         """trio's, while it runs."""
+        self._running = False
         self._task_ready = False
         self._wake_trio: Callable[[], object]
         self._scope: trio.CancelScope
         self._failed: BaseException | None = None
         """What ended the loop: trio lets nothing through that is raised where it waits."""
         self._gone = trio.Event()
-        self._send = self._make_send()
+        self._use(fuse_fd)
         self._again = False
         """Whether requests may come that came before."""
         if recorder is not None:
-            recorder.send, recorder.forward, recorder.drain = self._send, self._forward, self._drain_names
+            recorder.forward, recorder.drain = self._forward, self._drain_names
         if recorder is not None and hasattr(recorder, "channel"):
             self.channel = recorder.channel
         else:
@@ -120,8 +122,17 @@ class Device:
 
     # -- the channel's outlets
 
-    def _make_send(self) -> Callable[[bytes], None]:
-        fd, write = self._fd, os.write
+    def _use(self, fd: int) -> None:
+        """Read requests there and answer them there."""
+        self._fd = fd
+        # FileIO, for its readinto is the cheapest read there is, and says None, not an exception, to no request.
+        self._kernel = io.FileIO(fd, "rb", closefd=False)
+        self._send = self._make_send(fd)
+        if self._recorder is not None:
+            self._recorder.send = self._send
+
+    def _make_send(self, fd: int) -> Callable[[bytes], None]:
+        write = os.write
 
         def send(message: bytes) -> None:
             try:
@@ -150,6 +161,7 @@ class Device:
         """
         self._poll.register(self._names, select.POLLIN)
         self._poll.register(self._fd, select.POLLIN)
+        self._running = True
         trio.run(self._main, tasks, open_descriptors(), instruments=(_Waiting(self),))
         signal.alarm(0)
         if self._failed is not None:
@@ -204,16 +216,9 @@ class Device:
         while True:
             if recorder is not None:
                 recorder.outside()
-                full = recorder.journal.is_full
-                # Only where every task waits: in the process that takes over, one that could go on would.
-                if (
-                    seconds
-                    and recorder.may_fork
-                    and (full or (self._checkpoint_due and time.monotonic() >= self._try_at))
-                ):
-                    self._take_checkpoint()
+                self._see_to_a_successor(recorder, seconds > 0)
             trio_is_ready = False
-            for fd, events in self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000 if seconds else 0):
+            for fd, events in self._poll.poll(self._milliseconds_until(deadline) if seconds else 0):
                 if fd == self._fd:
                     self._serve_kernel()
                     if recorder is not None:
@@ -221,7 +226,9 @@ class Device:
                 elif fd == self._epoll_fd:
                     trio_is_ready = True
                 elif self._checkpoints is not None and fd == self._checkpoints.waiting_fd:
-                    self._checkpoint_due = True  # it was killed
+                    self._poll.unregister(fd)
+                    self._checkpoints.has_gone()
+                    self._checkpoint_due = True
                 elif fd in self._watched:
                     self._watched[fd]()
                 else:
@@ -232,6 +239,24 @@ class Device:
                 # Else it would wait for all of its time: also where what was ready is no more when it looks itself.
                 self._wake_trio()
                 return
+
+    def _see_to_a_successor(self, recorder: Recorder, all_wait: bool) -> None:
+        """What is due, before anything else is served. all_wait: no task of trio's can go on; one that could would go
+        on in the process that takes over as well."""
+        if self._clone_due:
+            self._clone_due = False
+            try:
+                self.read_on_clone()
+            except OSError as error:  # later is too late: requests may wait for their answers on this one
+                self._no_clone = error
+        is_due = self._checkpoint_due and time.monotonic() >= self._try_at
+        if all_wait and recorder.may_fork and (is_due or recorder.journal.is_full):
+            self._take_checkpoint()
+
+    def _milliseconds_until(self, deadline: float) -> float:
+        if self._checkpoint_due:
+            deadline = min(deadline, self._try_at)
+        return max(0.0, deadline - time.monotonic()) * 1000
 
     def _serve_kernel(self) -> None:
         """Requests until there is none, or others have waited long enough."""
@@ -250,7 +275,9 @@ class Device:
                     message = journal.room
                 size = read_into(message)
                 if size is None:
-                    self._again = False  # all that came again was there at once
+                    if self._again and self._recorder is not None:
+                        self._again = False  # all that comes again was there at once
+                        self._recorder.nothing_comes_again()
                     if served <= 1:
                         self._vain += 1
                         if self._vain >= _VAIN:
@@ -333,11 +360,22 @@ class Device:
         assert self._recorder is not None
         self._send(fuse.OUT_HEADER.pack(fuse.OUT_HEADER.size, fuse.NOTIFY_RESEND, 0))
         self._again = True
-        self._recorder.wake_pollers()
 
-    def want_checkpoint(self) -> None:
-        """Let a checkpoint be taken before anything else is served."""
+    def read_on_clone(self) -> None:
+        """On a kernel that cannot send requests again: read on a descriptor that nobody else has, so that what was not
+        answered ends with this process. Only where no request is left without its answer. Raises OSError."""
+        assert self._checkpoints is not None
+        clone_fd = mounting.clone(self._fd)
+        self._checkpoints.clone_fd = clone_fd
+        if self._running:
+            self._poll.unregister(self._fd)
+            self._poll.register(clone_fd, select.POLLIN)
+        self._use(clone_fd)
+
+    def want_checkpoint(self, *, on_clone: bool = False) -> None:
+        """Let a checkpoint be taken before anything else is served; on_clone: and `read_on_clone` before."""
         self._checkpoint_due = True
+        self._clone_due = on_clone
 
     def _take_checkpoint(self) -> None:
         checkpoints = self._checkpoints
@@ -345,6 +383,8 @@ class Device:
         if checkpoints.waiting_fd >= 0:
             self._poll.unregister(checkpoints.waiting_fd)
         try:
+            if self._no_clone is not None:
+                raise self._no_clone
             registered = _registered(self._epoll_fd)
             self._checkpoint_due = not checkpoints.take()
             self._try_at = 0.0
@@ -366,7 +406,7 @@ class Device:
         if not self._try_at:
             log.warning("no successor can be kept (%s): tried again while this goes on", error.strerror)
         self._try_at = time.monotonic() + _TRY_AGAIN_S
-        self._checkpoint_due = True
+        self._checkpoint_due = self._no_clone is None
         if self._recorder.journal.is_full:
             self._checkpoints.go_without()
 

@@ -8,12 +8,14 @@ and from the errors of mounting.
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import os
 import re
 import shutil
 import socket
 import stat
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -243,6 +245,22 @@ def unmount(mountpoint: str, lazy: bool, by: Callable[[str, bool], str] | None =
     if complaint and lazy:
         log.error("%s: cannot be unmounted: %s", mountpoint, complaint)
     return not complaint
+
+
+_DEV_IOC_CLONE: Final = 0x8004E500
+"""FUSE_DEV_IOC_CLONE (linux/fuse.h): _IOR(229, 0, uint32_t)."""
+
+
+def clone(fuse_fd: int) -> int:
+    """Another descriptor of the same mount, non-blocking: requests that were read on it are answered on it, and end
+    with ECONNABORTED when its last copy is closed. Raises OSError."""
+    fd = os.open(FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        fcntl.ioctl(fd, _DEV_IOC_CLONE, struct.pack("=I", fuse_fd))
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
 
 
 def try_unmount(mountpoint: str, lazy: bool) -> str:

@@ -25,6 +25,7 @@ class Options:
     """What a mount is made with. Each field with its option's name; see docs/man/wqfs.8.
 
     survive: whether a successor goes on when the daemon dies, None where that can be; see `survives`.
+    clone: that ends the requests that were not answered, as before Linux 6.9.
     private_mounts: other users than the owner and root hear of keys alone. uid, gid: owner of the tree, None for who
     mounts; umask: cleared from all modes. user: whom the server becomes once it has mounted, None for nobody else.
     depth: the depth that a queue takes at its first event when nobody sized it, records, 1..512. Limits: events_depth
@@ -40,6 +41,7 @@ class Options:
     strict: bool = False
     enobufs: bool = False
     survive: bool | None = None
+    clone: bool = False
     private_mounts: bool = False
     uid: int | None = None
     gid: int | None = None
@@ -70,7 +72,7 @@ class Options:
         return ours if self.survive is None else self.survive
 
 
-_FLAGS: Final = ("allow_other", "allow_root", "ro", "strict", "enobufs", "survive", "private_mounts")
+_FLAGS: Final = ("allow_other", "allow_root", "ro", "strict", "enobufs", "survive", "clone", "private_mounts")
 _OFF: Final = ("nosurvive",)
 BOUNDS: Final = {
     "uid": (0, 2**32 - 2),

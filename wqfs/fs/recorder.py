@@ -435,6 +435,10 @@ class Recorder(Note):
             number, noted = pickle.loads(payload)
             self._fetching.pop(number)(OSError(*noted) if isinstance(noted, tuple) else noted)
 
+    def nothing_comes_again(self) -> None:
+        """The answers of daemons before this one are asked for no more: all have been, or ended with who read them."""
+        self._answers.clear()
+
     def wake_pollers(self) -> None:
         """Tell every file that was ever polled to look again: a notification may have been lost."""
         for fh, kh in self.poll_handles.items():

@@ -141,8 +141,14 @@ def _live(session: _Session, on_started: Callable[[], object], generation: int) 
     session.names = Names(filesystem)
     pyfuse3.init(session.names, f"/dev/fd/{far.detach()}", {"allow_root"} if options.allow_root else set())
     if generation:
+        assert recorder is not None
         device.greet_names()
-        device.ask_again()
+        if session.on_clone:
+            device.read_on_clone()
+            recorder.nothing_comes_again()
+        else:
+            device.ask_again()
+        recorder.wake_pollers()
         device.want_checkpoint()
     taking_over = False
     try:
@@ -165,10 +171,8 @@ def _live(session: _Session, on_started: Callable[[], object], generation: int) 
 def _started(session: _Session, on_started: Callable[[], object]) -> None:
     """The kernel and the filesystem have greeted each other."""
     if session.recorder is not None:
-        if session.recorder.can_ask_again:
-            session.device.want_checkpoint()
-        else:
-            log.warning("%s: this kernel cannot send requests again (Linux 6.9): nobody takes over", session.mountpoint)
+        session.on_clone = session.filesystem.options.clone or not session.recorder.can_ask_again
+        session.device.want_checkpoint(on_clone=session.on_clone)
     on_started()
 
 
@@ -214,6 +218,8 @@ class _Session:
         self.told = told
         self.privileged = privileged
         self.ours = ours
+        self.on_clone = False
+        """Whether requests end with the daemon that has read them: see Device.read_on_clone."""
         self.unmounted = not ours
         """Whether the mount is known to be gone from where it was."""
 
