@@ -86,14 +86,16 @@ def at_scale(shop: Workshop, chosen: set[str], names: list[str]) -> None:
         if isinstance(server, Mounted):
             scale.reader_memory(shop, server)
 
-    ours = [name for name in names if name in ("wqfs", "survive")]
+    ours = [name for name in names if name in ("wqfs", "nosurvive")]
     if chosen & set(GROUPS["fanout"]):
         on_fresh(shop, ours, GROUPS["fanout"], fan_out)
     if "memory_watch" in chosen:
         on_fresh(shop, ours, ("memory_watch",), watch_memory)
     if "memory_reader" in chosen:
         # pyfuse3 serves 99 requests at a time.
-        on_fresh(shop, [name for name in names if name in ("wqfs", "survive", "c")], ("memory_reader",), reader_memory)
+        on_fresh(
+            shop, [name for name in names if name in ("wqfs", "nosurvive", "c")], ("memory_reader",), reader_memory
+        )
 
 
 def idle(shop: Workshop, names: list[str], seconds: float) -> None:

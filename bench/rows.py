@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-ALL = ("wqfs", "survive", "c", "pyfuse3", "pipe")
-FUSE = ("wqfs", "survive", "c", "pyfuse3")
+ALL = ("wqfs", "nosurvive", "c", "pyfuse3", "pipe")
+FUSE = ("wqfs", "nosurvive", "c", "pyfuse3")
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ PROBES: dict[str, tuple[Probe, ...]] = {
         Probe("read", 30, (("median_ns", "read"),)),
         Probe("read_empty", 30, (("median_ns", "read_empty"),)),
         Probe("poll", 30, (("median_ns", "poll"),)),
-        Probe("ioctl", 30, (("median_ns", "ioctl"),), ("wqfs", "survive", "c", "pipe")),
-        Probe("ioctl_busy", 30, (("median_ns", "ioctl_busy"),), ("wqfs", "survive", "c")),
+        Probe("ioctl", 30, (("median_ns", "ioctl"),), ("wqfs", "nosurvive", "c", "pipe")),
+        Probe("ioctl_busy", 30, (("median_ns", "ioctl_busy"),), ("wqfs", "nosurvive", "c")),
         Probe("write", 30, (("median_ns", "write"),)),
     ),
     "latency": (

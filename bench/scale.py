@@ -26,12 +26,16 @@ OPEN_BYTES = 40 + 8
 
 
 def family(pid: int) -> list[int]:
-    """The process and all below it."""
+    """The process and all below it that have not ended."""
     pids = [pid]
     for each in pids:
         for children in Path(f"/proc/{each}/task").glob("*/children"):
             pids += [int(word) for word in children.read_text().split()]
-    return pids
+    return [each for each in pids if _lives(each)]
+
+
+def _lives(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
 
 
 def pss_kib(pid: int) -> int:

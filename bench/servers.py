@@ -172,11 +172,11 @@ class Wqfs(Mounted):
         return {pair[0]: int(pair[1]) for pair in words if len(pair) == 2 and pair[1].isdigit()}
 
 
-class Survive(Wqfs):
-    """As wqfs, but a successor takes over when the daemon dies."""
+class NoSurvive(Wqfs):
+    """As wqfs, but nobody takes over when the daemon dies: what that costs."""
 
-    name = "survive"
-    title = "mount_wqfs.py -o survive"
+    name = "nosurvive"
+    title = "mount_wqfs.py -o nosurvive"
 
 
 def make(name: str, keeper: Keeper, folder: Path) -> Server:
@@ -189,11 +189,11 @@ def make(name: str, keeper: Keeper, folder: Path) -> Server:
     if name == Pyfuse3.name:
         return Pyfuse3(keeper, folder, [sys.executable, "-m", "bench.peer_pyfuse3", "DIR"])
     mount = str(TREE / "mount_wqfs.py")
-    if name == Survive.name:
-        return Survive(keeper, folder, [sys.executable, mount, "DIR", "-f", "-o", f"survive,{WQFS_OPTIONS}"])
+    if name == NoSurvive.name:
+        return NoSurvive(keeper, folder, [sys.executable, mount, "DIR", "-f", "-o", f"nosurvive,{WQFS_OPTIONS}"])
     return Wqfs(keeper, folder, [sys.executable, mount, "DIR", "-f", "-o", WQFS_OPTIONS])
 
 
-KINDS: tuple[type[Server], ...] = (Wqfs, Survive, LowLevel, Pyfuse3, Pipe)
+KINDS: tuple[type[Server], ...] = (Wqfs, NoSurvive, LowLevel, Pyfuse3, Pipe)
 NAMES = tuple(kind.name for kind in KINDS)
 TITLES = {kind.name: kind.title for kind in KINDS}

@@ -97,6 +97,16 @@ def test_deaths_leave_no_descriptor_behind(mount: Mount) -> None:
     wait_until(lambda: descriptors() <= before, f"the {before} descriptors of before")
 
 
+def test_checkpoints_that_were_replaced_leave_no_process_behind(mount: Mount) -> None:
+    mount.watch()
+    for _ in range(60):
+        deliver(mount, record(1, 127) * 500)  # each fills some of the journal
+    daemon = daemon_of(mount.process.pid)
+    children = Path(f"/proc/{daemon}/task/{daemon}/children")
+    assert "its successor" not in mount.log()
+    wait_until(lambda: len(children.read_text().split()) == 1, "a single child: the checkpoint")
+
+
 def test_poller_wakes_after(mount: Mount) -> None:
     folder = mount.watch()
     fd = os.open(folder / "queue", os.O_RDONLY | os.O_NONBLOCK)

@@ -159,11 +159,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=3600)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--every", type=float, help="seconds between kills (3; in a short run 1)")
+    parser.add_argument("--every", type=float, help="seconds between kills (10; in a short run 1)")
     parser.add_argument("--report", type=Path, default=ROOT / "bench/SOAK.md")
     asked = parser.parse_args()
     where = facts(0, 1, quick=False)
-    every = asked.every or (3.0 if asked.seconds >= SHORT_S else 1.0)
+    every = asked.every or (10.0 if asked.seconds >= SHORT_S else 1.0)
     with tempfile.TemporaryDirectory(prefix="wqfs-soak-") as folder:
         seen = soak(asked.seconds, asked.seed, every, Path(folder))
     found = criteria(seen)

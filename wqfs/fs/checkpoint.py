@@ -58,13 +58,14 @@ class Checkpoints:
     def __init__(self, journal: Journal | None, told: Told | None) -> None:
         self._journal = journal
         self._told = told
-        self._to_reap: set[int] = set()
         self._dismiss = -1
         """A descriptor of the one that waits: written to, it ends."""
         self.clone_fd = -1
         """A descriptor that only the daemon may have: see Device.read_on_clone."""
         self.waiting_fd = -1
         """A descriptor that poll(2) calls readable when the one that waits has ended, and another one is wanted."""
+        self.leaving_fd = -1
+        """The same of the one that was dismissed last: it wants to be reaped."""
 
     def take(self) -> bool:
         """Let a new checkpoint wait instead of the one before; returns whether one does, in the daemon. In one that
@@ -86,18 +87,18 @@ class Checkpoints:
             raise
         me, dismissed, dismiss, armed, arming = fds
         if not pid:
-            for fd in (self.clone_fd, self._dismiss, self.waiting_fd, dismiss, armed):
+            for fd in (self.clone_fd, self._dismiss, self.waiting_fd, self.leaving_fd, dismiss, armed):
                 if fd >= 0:
                     os.close(fd)
             self._wait(generation, me, dismissed, arming)
         call_process("wqfs")
-        self._to_reap.add(pid)
         for fd in (me, dismissed, arming):
             os.close(fd)
         waits = os.read(armed, 1)
         os.close(armed)
         if not waits:  # killed at once: the one before goes on waiting
             os.close(dismiss)
+            os.waitpid(pid, 0)
             return False
         self._journal.turn_to(generation, pid)
         self.dismiss()
@@ -113,8 +114,9 @@ class Checkpoints:
 
     def has_gone(self) -> None:
         """The one that waited has ended: nobody takes over until there is another one."""
-        os.close(self.waiting_fd)
-        self.waiting_fd = -1
+        self.reap()
+        self.leaving_fd, self.waiting_fd = self.waiting_fd, -1
+        self.reap()
 
     def dismiss(self) -> None:
         """Let nobody take over: there is a newer one, or the mount ends."""
@@ -124,15 +126,16 @@ class Checkpoints:
                 os.write(fd, b".")
             os.close(fd)
         if self.waiting_fd >= 0:
-            os.close(self.waiting_fd)
-            self.waiting_fd = -1
-        for pid in tuple(self._to_reap):  # and no other child: whoever started one waits for it
-            try:
-                ended = os.waitpid(pid, os.WNOHANG)[0]
-            except ChildProcessError:
-                ended = pid  # the child of a daemon before this one
-            if ended:
-                self._to_reap.discard(pid)
+            self.reap()
+            self.leaving_fd, self.waiting_fd = self.waiting_fd, -1
+
+    def reap(self) -> None:
+        """Let go of the one that was dismissed."""
+        if self.leaving_fd >= 0:
+            with suppress(ChildProcessError):
+                os.waitid(os.P_PIDFD, self.leaving_fd, os.WEXITED | os.WNOHANG)
+            os.close(self.leaving_fd)
+            self.leaving_fd = -1
 
     # -- in the checkpoint
 
@@ -162,7 +165,7 @@ class Checkpoints:
             if not pid:
                 os.close(dismissed)
                 self._dismiss = dismiss
-                self.clone_fd = self.waiting_fd = -1
+                self.clone_fd = self.waiting_fd = self.leaving_fd = -1
                 call_process("wqfs")
                 signal.pthread_sigmask(signal.SIG_BLOCK, _OF_THE_GROUP)  # until somebody listens
                 for number in _OF_THE_GROUP:

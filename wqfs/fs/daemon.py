@@ -19,7 +19,7 @@ from typing import Final
 
 from wqfs import __version__
 from wqfs.fs import handover, privileges
-from wqfs.fs.logs import Flood, Syslog
+from wqfs.fs.logs import Flood, StandardError, Syslog
 from wqfs.fs.mounting import MountFailed, mount, taken_over
 from wqfs.fs.options import CommandLine, Options, UsageError, parse_command_line, parse_options
 from wqfs.fs.privileges import Identity
@@ -198,7 +198,7 @@ def _log_to(line: CommandLine, *, background: bool) -> None:
     """The foreground logs to standard error, the background to syslog where there is one."""
     handlers: list[logging.Handler] = []
     if not background:
-        handlers.append(logging.StreamHandler())
+        handlers.append(StandardError())
     elif os.path.exists("/dev/log"):
         with suppress(OSError):
             syslog = Syslog("/dev/log", Syslog.LOG_DAEMON)

@@ -226,9 +226,12 @@ class Device:
                 elif fd == self._epoll_fd:
                     trio_is_ready = True
                 elif self._checkpoints is not None and fd == self._checkpoints.waiting_fd:
-                    self._poll.unregister(fd)
+                    self._forget_checkpoints(self._checkpoints)
                     self._checkpoints.has_gone()
                     self._checkpoint_due = True
+                elif self._checkpoints is not None and fd == self._checkpoints.leaving_fd:
+                    self._poll.unregister(fd)
+                    self._checkpoints.reap()
                 elif fd in self._watched:
                     self._watched[fd]()
                 else:
@@ -380,8 +383,7 @@ class Device:
     def _take_checkpoint(self) -> None:
         checkpoints = self._checkpoints
         assert checkpoints is not None
-        if checkpoints.waiting_fd >= 0:
-            self._poll.unregister(checkpoints.waiting_fd)
+        self._forget_checkpoints(checkpoints)
         try:
             if self._no_clone is not None:
                 raise self._no_clone
@@ -397,8 +399,15 @@ class Device:
                     ours.register(fd, events)
                 os.dup2(ours.fileno(), self._epoll_fd, inheritable=False)
             raise
-        if checkpoints.waiting_fd >= 0:
-            self._poll.register(checkpoints.waiting_fd, select.POLLIN)
+        for fd in (checkpoints.waiting_fd, checkpoints.leaving_fd):
+            if fd >= 0:
+                self._poll.register(fd, select.POLLIN)
+
+    def _forget_checkpoints(self, checkpoints: Checkpoints) -> None:
+        """No longer wait for the end of any."""
+        for fd in (checkpoints.waiting_fd, checkpoints.leaving_fd):
+            if fd >= 0:
+                self._poll.unregister(fd)
 
     def _go_without_checkpoint(self, error: OSError) -> None:
         """Nothing stops because there is no descriptor or no process to be had: it is tried again."""

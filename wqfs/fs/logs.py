@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import logging.handlers
+import os
+import select
 import time
 from collections.abc import Callable
 from typing import Final
@@ -37,6 +39,31 @@ class Flood(logging.Filter):
             since, count = now, 0
         self._seen[kind] = (since, count + 1)
         return count < BURST
+
+
+class StandardError(logging.Handler):
+    """Standard error, where a line that is not taken at once is lost: a pipe that nobody reads, a terminal that was
+    stopped with Ctrl-S. The next one that is taken says how many were. The stream itself is not made non-blocking, for
+    it is also that of whoever started this."""
+
+    def __init__(self, fd: int = 2) -> None:
+        super().__init__()
+        self._fd = fd
+        self._lost = 0
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLOUT)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = self.format(record)
+        if self._lost:
+            line += f" (and {self._lost} lines before it were lost: nobody read standard error)"
+        text = line.encode("utf-8", "backslashreplace") + b"\n"
+        try:
+            while text and any(events & select.POLLOUT for _, events in self._poll.poll(0)):
+                text = text[os.write(self._fd, text[: select.PIPE_BUF]) :]  # so much has room where anything has
+        except OSError:
+            pass
+        self._lost = self._lost + 1 if text else 0
 
 
 class Syslog(logging.handlers.SysLogHandler):
