@@ -217,19 +217,26 @@ class _Supervisor:
 
     def _kill_the_rest(self) -> None:
         """What lives on of daemons and checkpoints would keep the connection, and all who wait in it."""
-        me = os.getpid()
-        while True:
-            children = map(int, Path(f"/proc/{me}/task/{me}/children").read_text().split())
-            ours = [pid for pid in children if Path(f"/proc/{pid}/comm").read_text().startswith("wqfs")]
-            if not ours:
-                return
+        while ours := _children_of_ours():
             for pid in ours:
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             for pid in ours:
-                os.waitpid(pid, 0)  # its own children are ours now
+                with suppress(ChildProcessError):
+                    os.waitpid(pid, 0)  # its own children are ours now
 
     def _give_up(self, why: str) -> int:
         log.error("%s: %s; unmounted, its users find it gone", self._mountpoint, why)
         self._kill_the_rest()
         mounting.unmount(self._mountpoint, lazy=True, by=self._try_unmount)
         return 2
+
+
+def _children_of_ours() -> list[int]:
+    """Daemons and checkpoints among the children of this process; none where the kernel has no list of them."""
+    me, found = os.getpid(), []
+    with suppress(OSError):
+        for pid in map(int, Path(f"/proc/{me}/task/{me}/children").read_text().split()):
+            if Path(f"/proc/{pid}/comm").read_text().startswith("wqfs"):
+                found.append(pid)
+    return found
