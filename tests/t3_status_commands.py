@@ -287,7 +287,7 @@ FINDINGS = [
     ("permission", "fail", "wqfs handover", ["setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin"]),
     ("mount table", "fail", "mount -t proc", in_namespace("umount -l /proc")),
     ("surroundings", "ok", "", ["unshare", "-Urm"]),
-    ("RESEND", "warn", "before Linux 6.9", ["setarch", "--uname-2.6"]),
+    ("RESEND", "warn", "from Linux 6.9 on", ["setarch", "--uname-2.6"]),
     ("seccomp listener", "warn", "start outside of it", filtered("listener")),
     ("keyctl", "warn", "seccomp profile", filtered("1")),
     ("keyctl", "warn", "LXC", filtered("38")),
