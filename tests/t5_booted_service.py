@@ -27,6 +27,11 @@ def wait_for_restart(machine: Machine, unit: str, count: int) -> None:
     )
 
 
+def daemon_of(machine: Machine, unit: str) -> str:
+    """The pid of the daemon, whose supervisor is the main process."""
+    return machine.run("pgrep", "-x", "wqfs", "-P", machine.main_pid(unit)).strip()
+
+
 def test_start_returns_when_the_mount_answers_and_all_users_have_it(machine: Machine) -> None:
     machine.run("systemctl", "start", "wqfs.service")
     assert machine.mounts("/run/wqfs") == ["fuse.wqfs"]
@@ -73,7 +78,7 @@ def test_stop_is_clean_and_waiting_readers_find_end_of_file(machine: Machine, un
 
 def test_stop_of_a_frozen_daemon_ends_and_leaves_no_mount(machine: Machine) -> None:
     machine.run("systemctl", "start", "wqfs.service")
-    machine.run("kill", "-STOP", machine.main_pid("wqfs.service"))
+    machine.run("kill", "-STOP", daemon_of(machine, "wqfs.service"))
     machine.run("systemd-run", "-q", "--unit=stuck", "cat", "/run/wqfs/metrics")  # waits for the frozen one
     machine.run("systemctl", "stop", "wqfs.service", limit=60)
     assert machine.show("wqfs.service", "ActiveState") in ("inactive", "failed")
@@ -84,12 +89,12 @@ def test_stop_of_a_frozen_daemon_ends_and_leaves_no_mount(machine: Machine) -> N
 def test_frozen_daemon_is_ended_with_a_traceback_and_started_anew(machine: Machine) -> None:
     machine.drop_in("wqfs.service", "WatchdogSec=1")
     machine.run("systemctl", "start", "wqfs.service")
-    machine.run("kill", "-STOP", machine.main_pid("wqfs.service"))
+    machine.run("kill", "-STOP", daemon_of(machine, "wqfs.service"))
     wait_for_restart(machine, "wqfs.service", 1)
     journal = machine.journal("wqfs.service")
     assert "Watchdog timeout" in journal
     assert "Fatal Python error: Aborted" in journal
-    assert re.search(r"wqfs/fs/device.py\", line \d+ in _turn", journal)
+    assert re.search(r"wqfs/fs/device.py\", line \d+ in _serve_for", journal)
     assert machine.mounts("/run/wqfs") == ["fuse.wqfs"]
     machine.run("cat", "/run/wqfs/metrics")
 
@@ -106,7 +111,29 @@ def test_watchdog_leaves_a_mount_alone_that_answers(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_killed_daemon_is_started_anew_where_its_dead_mount_was(machine: Machine, unit: str) -> None:
+def test_killed_daemon_has_a_successor_and_the_service_goes_on(machine: Machine, unit: str) -> None:
+    folder = UNITS[unit]
+    machine.run("systemctl", "start", unit)
+    machine.run("mkdir", f"{folder}/watches/kept")
+    main = machine.main_pid(unit)
+    machine.run(
+        "systemd-run", "-q", "--unit=reader", "--remain-after-exit", "dd", f"if={folder}/watches/kept/queue", "count=1"
+    )
+    wait_for_reader(machine, folder)
+    try:
+        machine.run("kill", "-KILL", daemon_of(machine, unit))
+        machine.run("wqfs", "post", "--mount", folder, "mount", "/dev/sdb1", "/mnt/data", "-t", "ext4")
+        wait_until(lambda: machine.show("reader", "SubState") == "exited", "the reader's end")
+        assert machine.show("reader", "ExecMainStatus") == "0"
+    finally:
+        machine.run("systemctl", "stop", "reader")
+    assert machine.run("ls", f"{folder}/watches") == "kept\n"
+    assert (machine.main_pid(unit), machine.show(unit, "NRestarts")) == (main, "0")
+    assert "its successor takes over" in machine.journal(unit)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_killed_service_is_started_anew_where_its_mount_was(machine: Machine, unit: str) -> None:
     machine.run("systemctl", "start", unit)
     machine.run("mkdir", f"{UNITS[unit]}/watches/lost")
     machine.run("kill", "-KILL", machine.main_pid(unit))

@@ -153,6 +153,8 @@ class _Supervisor:
         """A manager's watchdog has struck: the daemon has been told, so that its traceback says where it hung; end as
         the manager expects it of the main process."""
         log.error("%s: ended by a watchdog; the daemon (pid %d) did not answer", self._mountpoint, self._daemon)
+        with suppress(ProcessLookupError):
+            os.kill(self._daemon, signal.SIGCONT)  # one that was stopped has not had it yet
         with suppress(ChildProcessError):
             end = time.monotonic() + _ABORTED_S
             while time.monotonic() < end and os.waitpid(self._daemon, os.WNOHANG)[0] == 0:
