@@ -413,7 +413,8 @@ class Device:
         """Nothing stops because there is no descriptor or no process to be had: it is tried again."""
         assert self._recorder is not None and self._checkpoints is not None
         if not self._try_at:
-            log.warning("no successor can be kept (%s): tried again while this goes on", error.strerror)
+            then = "tried again while this goes on" if self._no_clone is None else "nobody takes over"
+            log.warning("no successor can be kept (%s): %s", error.strerror, then)
         self._try_at = time.monotonic() + _TRY_AGAIN_S
         self._checkpoint_due = self._no_clone is None
         if self._recorder.journal.is_full:
