@@ -144,7 +144,7 @@ def test_killed_service_is_started_anew_where_its_mount_was(machine: Machine, un
 
 def test_dead_mount_of_before_is_cleared_at_the_start(machine: Machine) -> None:
     machine.run("mkdir", "-p", "/run/wqfs")
-    machine.run("wqfs", "/run/wqfs")
+    machine.run("wqfs", "/run/wqfs", "-o", "nosurvive")
     machine.run("pkill", "-KILL", "-f", "wqfs /run/wqfs")
     done = machine.ask("ls", "/run/wqfs")
     assert "Transport endpoint is not connected" in done.stderr
