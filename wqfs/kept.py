@@ -49,7 +49,7 @@ class Kept:
     def __init__(self, limit: int = 128 << 20) -> None:
         self.limit = limit
         self.used = 0
-        self.on_full: Callable[[], object] = lambda: None
+        self.on_full: Callable[[], object] = _nothing
         self._batch = Batch(self)
         self._left = _BATCH
 
@@ -81,3 +81,7 @@ class Kept:
 
     def give_back(self, size: int) -> None:
         self.used -= size
+
+
+def _nothing() -> None:
+    pass

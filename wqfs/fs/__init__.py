@@ -25,6 +25,7 @@ handover    a mount that goes over a socket to another process, which serves it
 options     the mount command's arguments
 session     one mount being served: its tasks, and the ways in which it ends
 recorder, journal, checkpoint, supervisor   what lets the daemon die: see docs/how-to/survive.md
+state       all of a mount as bytes, and back in another process
 supervision what a service manager is told: ready, alive, stopping
 service     who serves: as whom, under a supervisor or not, and the end of it
 streams     the standard streams

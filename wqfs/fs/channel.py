@@ -93,8 +93,12 @@ class Channel:
         self._opening: set[int] = set()
         self._starting: set[int] = set()
         self._on_started = on_started
-        # With the least size: the buffer holds what was in it before, behind a request that is too short.
-        self.servers: dict[int, tuple[Server, int]] = {
+        self.servers = self._serving()
+
+    def _serving(self) -> dict[int, tuple[Server, int]]:
+        """Who serves what, with the least size: the buffer holds what was in it before, behind a request that is too
+        short."""
+        return {
             fuse.READ: (self._read, fuse.READ_IN.size),
             fuse.WRITE: (self._write, fuse.WRITE_IN.size),
             fuse.POLL: (self._poll, fuse.POLL_IN.size),
@@ -102,6 +106,15 @@ class Channel:
             fuse.INTERRUPT: (self._interrupt, fuse.INTERRUPT_IN.size),
             fuse.RELEASE: (self._release, fuse.RELEASE_IN.size),
         }
+
+    def __getstate__(self) -> dict[str, object]:
+        """Without what belongs to the process: see Recorder.come_back."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("servers", "_on_started")}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self.servers = self._serving()
+        self._on_started = None
 
     # -- from the kernel
 

@@ -115,7 +115,7 @@ class Control:
         except Refused as refused:
             raise LineRefused(refused.errno or errno.EINVAL, refused.reason, refused.word) from None
 
-    def filter_lines(self, watch: Watch, lines: Sequence[str]) -> None:
+    def filter_lines(self, watch: Watch, lines: Sequence[str], _: Caller) -> None:
         """The whole text of `filter`; without a rule it removes the filter. Raises LineRefused."""
         self.changes += 1
         try:
@@ -124,7 +124,7 @@ class Control:
             line = lines[error.line - 1]
             raise LineRefused(errno.EINVAL, error.rule, error.word, line=line, number=error.line) from None
 
-    def depth_line(self, watch: Watch, line: str) -> None:
+    def depth_line(self, watch: Watch, line: str, _: Caller) -> None:
         """A line of `depth`: the same as SET_SIZE. Raises LineRefused."""
         text = line.strip()
         if not text:

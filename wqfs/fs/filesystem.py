@@ -10,6 +10,7 @@ import os
 import stat
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from wqfs.event import Log, Stream
@@ -34,7 +35,6 @@ from wqfs.watch import Limits, Watch, Watches
 COLLECTOR_DELAY_NS: Final = 50_000_000
 """How long after a program's own call (sim/calls) the removal of a key that it ended is told. A kernel's collector
 waits for a grace period of RCU, some tens of milliseconds; programs that read at once (LTP's) do not expect it."""
-_NOTHING: Final = lambda: b""  # noqa: E731
 
 
 class OpenRefused(OSError):
@@ -65,6 +65,9 @@ class Changes:
     def __init__(self) -> None:
         self.number = 0
         self.on_change: Callable[[Changes], object] | None = None
+
+    def get_number(self) -> int:
+        return self.number
 
     def update(self, number: int) -> None:
         if number != self.number:
@@ -106,7 +109,7 @@ class Filesystem:
             private=options.private_mounts,
             trusted=frozenset((self.uid, 0)),
         )
-        self.system = system = System(
+        self.system = System(
             self.watches,
             now_ns=now_ns(),
             limits=SimLimits(
@@ -118,15 +121,13 @@ class Filesystem:
             ),
         )
         self._real_ns = now_ns
-        self.now_ns: Callable[[], int] = lambda: now_ns() + system.ahead_ns
-        """The simulated system's time; files have the real one."""
         self.refusals = Refusals(now_ns)
         self.control = Control(self.system, self.watches, self.now_ns)
         self.mount_changes = Changes()
         self.channel: Channel
         self.note: Note = Note()
         """Told of what has to be done again by a successor; by default nobody is."""
-        self.on_schedule: Callable[[], object] = lambda: None
+        self.on_schedule: Callable[[], object] = _nothing
         """Called when `collect` has to be called at another time than it said."""
         self._schedule: tuple[int | None, int] = (None, 0)
         self._last_handle = 0
@@ -144,11 +145,26 @@ class Filesystem:
             fetch=fetch,
             watch_object=self.control.watch_object,
             watch_key_as=self.control.watch_key_as,
-            deliver=lambda watch, record: self.watches.deliver_raw(watch, record, self.now_ns()),
+            deliver=self._deliver_to,
             released=self._released,
             complain=self.refusals.add,
         )
         self._texts = views.Cache(self)
+
+    def __getstate__(self) -> dict[str, object]:
+        """Without what `come_back` makes anew."""
+        made_anew = ("note", "on_schedule", "_texts")
+        return {name: value for name, value in self.__dict__.items() if name not in made_anew}
+
+    def come_back(self, note: Note) -> None:
+        """After its attributes were written down and read back, in another process."""
+        self.note = note
+        self.on_schedule = _nothing
+        self._texts = views.Cache(self)
+
+    def now_ns(self) -> int:
+        """The simulated system's time; files have the real one."""
+        return self._real_ns() + self.system.ahead_ns
 
     # -- attributes
 
@@ -266,7 +282,7 @@ class Filesystem:
             watch = self.make_watch("", caller[0], caller[1])
             return self._handle_of_watch(nodes.QUEUE, watch, flags, caller)
         if place is nodes.POST:
-            return LineHandle("post", _NOTHING, _as_opened(self._post, caller), self._lines)
+            return LineHandle("post", bytes, _as_opened(self._post, caller), self._lines)
         if place is nodes.RECORDS:
             return RecordsHandle(self._deliver_raw, self.refusals.add)
         if place is nodes.CALLS:
@@ -275,21 +291,24 @@ class Filesystem:
             if self._mount_source is None:
                 self._mount_source = Source(self.mount_changes, self.channel.ready)
             return ChangingTextHandle(
-                lambda: self._texts.text(place, None),
-                lambda: self.mount_changes.number,
+                partial(self._text, place, None),
+                self.mount_changes.get_number,
                 self._mount_source,
                 self._kept_texts,
             )
         if place.is_directory:
             raise OpenRefused(errno.EISDIR, "a directory")
         viewer = self.viewer(caller[0], caller[1])
-        return TextHandle(lambda: self._texts.text(place, None, viewer), kept=self._kept_texts)
+        return TextHandle(partial(self._text, place, None, viewer), kept=self._kept_texts)
+
+    def _text(self, place: Place, watch: Watch | None, viewer: Actor | None = None) -> bytes:
+        return self._texts.text(place, watch, viewer)
 
     def _handle_of_watch(self, place: Place, watch: Watch, flags: int, caller: Caller) -> Handle:
         if place.is_directory:
             raise OpenRefused(errno.EISDIR, "a directory")
         watch.handles += 1
-        view = lambda: self._texts.text(place, watch)  # noqa: E731
+        view = partial(self._text, place, watch)
         if place is nodes.QUEUE:
             source = self._sources.get(watch.number)
             if source is None:
@@ -304,26 +323,14 @@ class Filesystem:
                 watch.handles -= 1
                 raise OpenRefused(errno.ENOENT, "the watch has no name")
             return LogHandle(watch, log, self._released)
-        released = lambda: self._released(watch)  # noqa: E731
+        released = partial(self._released, watch)
         if place is nodes.OBJECTS:
-            run = lambda line, caller: self.control.objects_line(watch, line, caller)  # noqa: E731
+            run = partial(self.control.objects_line, watch)
             return LineHandle("objects", view, _as_opened(run, caller), self._lines, released)
         if place is nodes.DEPTH:
-            return LineHandle(
-                "depth",
-                view,
-                lambda line, caller: self.control.depth_line(watch, line),
-                self._lines,
-                released,
-            )
+            return LineHandle("depth", view, partial(self.control.depth_line, watch), self._lines, released)
         if place is nodes.FILTER:
-            whole = WholeTextHandle(
-                "filter",
-                view,
-                lambda lines, caller: self.control.filter_lines(watch, lines),
-                self._lines,
-                released,
-            )
+            whole = WholeTextHandle("filter", view, partial(self.control.filter_lines, watch), self._lines, released)
             whole.truncated = bool(flags & os.O_TRUNC)  # the kernel sends no SETATTR for `>`
             return whole
         return TextHandle(view, released, self._kept_texts)
@@ -359,6 +366,9 @@ class Filesystem:
         if schedule != self._schedule:
             self._schedule = schedule
             self.on_schedule()
+
+    def _deliver_to(self, watch: Watch, record: bytes) -> None:
+        self.watches.deliver_raw(watch, record, self.now_ns())
 
     def _deliver_raw(self, records: list[bytes]) -> None:
         self.watches.publish_raw(records, self.now_ns())
@@ -414,8 +424,15 @@ class Filesystem:
 def _as_opened(run: Callable[[str, Caller], None], opener: Caller) -> Callable[[str, Caller], None]:
     """`run` with the rights of who opened the file, whoever writes: a set-user-ID program that prints what its caller
     wants must not lend its rights to the caller's redirection."""
-    uid, gid, _ = opener
-    return lambda line, writer: run(line, (uid, gid, writer[2]))
+    return partial(_run_as, run, opener[0], opener[1])
+
+
+def _run_as(run: Callable[[str, Caller], None], uid: int, gid: int, line: str, writer: Caller) -> None:
+    run(line, (uid, gid, writer[2]))
+
+
+def _nothing() -> None:
+    pass
 
 
 def _log_of(watch: Watch) -> Log | None:

@@ -8,6 +8,7 @@ not used again, so a node number names the same thing for the life of the mount.
 from __future__ import annotations
 
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,6 +34,10 @@ class Place:
     @property
     def is_directory(self) -> bool:
         return stat.S_ISDIR(self.mode)
+
+    def __reduce__(self) -> tuple[Callable[[str], Place], tuple[str]]:
+        """A copy is the same one: there is one of each."""
+        return place_at, (self.path,)
 
 
 def _directory(path: str, mode: int, number: int) -> Place:
@@ -75,6 +80,7 @@ FIXED: Final = {
     )
 }  # fmt: skip
 OF_A_WATCH: Final = {place.number: place for place in (WATCH, QUEUE, EVENTS, LOG, OBJECTS, FILTER, DEPTH, STATUS)}
+_BY_PATH: Final = {place.path: place for place in (*FIXED.values(), *OF_A_WATCH.values())}
 CHILDREN: Final = {
     ROOT: (ROOT_QUEUE, POST, WATCHES, SIM, ERRORS, METRICS),
     SIM: (MOUNTINFO, SUPERBLOCKS, KEYS, KEY_USERS, SNAPSHOT, RECORDS, CALLS),
@@ -89,6 +95,11 @@ PARENT: Final = {child: parent for parent, children in CHILDREN.items() for chil
 def node_number(place: Place, watch_number: int = 0) -> int:
     """The node number of a place; of a watch's place with the watch's number."""
     return place.number if not watch_number else (watch_number + 1 << _WATCH_SHIFT) + place.number
+
+
+def place_at(path: str) -> Place:
+    """The place with that path. Raises KeyError."""
+    return _BY_PATH[path]
 
 
 def place_of(node: int) -> tuple[Place, int]:

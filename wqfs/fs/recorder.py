@@ -77,6 +77,8 @@ class Recorder(Note):
         self.send: Callable[[bytes], object]
         self.forward: Callable[[bytes], object]
         self.drain: Callable[[], object]
+        self.real_fetch: Fetch
+        """Reads callers' memory: see `fetch`."""
         self.channel: Channel
         self.filesystem: Filesystem
         self.init_message = b""
@@ -104,6 +106,27 @@ class Recorder(Note):
         self._least = 0
         """A reply to it of at most so many bytes changes nothing, and need not be noted."""
         self._unnoted: dict[int, tuple[Server, int]] = {}
+
+    def __getstate__(self) -> dict[str, object]:
+        """Where nobody waits for an answer that is here: see `settle_down`. Without what `come_back` makes anew."""
+        made_anew = ("journal", "send", "forward", "drain", "real_fetch", "_message", "_unnoted")
+        return {name: value for name, value in self.__dict__.items() if name not in made_anew}
+
+    def settle_down(self) -> None:
+        """Before the attributes are written down: whoever waits asks again, and so does who was not answered."""
+        self._fetching.clear()
+        self._asked.clear()
+        self.channel.forget_waits()
+        self.channel.forget_asked()
+
+    def come_back(self, journal: Journal, fetch: Fetch) -> None:
+        """After the attributes were written down and read back, in another process. fetch: the new `real_fetch`."""
+        self.journal = journal
+        self.real_fetch = fetch
+        self._message = memoryview(b"")
+        self._unnoted = self.channel.servers
+        self._go_live()
+        self.filesystem.come_back(self)
 
     def attach(self, channel: Channel) -> None:
         """Note what this channel carries out; its outlets are `answer`, `pass_on` and `show`."""
@@ -276,25 +299,21 @@ class Recorder(Note):
         self._size = _OUTSIDE
         self.clock.tick()
 
-    def fetch(self, real: Fetch) -> Fetch:
-        """`real`, with what it raised noted beside the request that asked, and what it gave when it came."""
-
-        def fetch(address: int, caller: Caller, take: Take) -> None:
-            self._fetched += 1
-            number = self._fetched
-            if self._replaying:
-                if raised := self._memory.pop(0):
-                    raise OSError(raised, "as before")
-            else:
-                try:
-                    real(address, caller, lambda answer: self._arrived(number, answer))
-                except OSError as error:
-                    self._memory.append(error.errno or errno.EIO)
-                    raise
-                self._memory.append(0)
-            self._fetching[number] = take
-
-        return fetch
+    def fetch(self, address: int, caller: Caller, take: Take) -> None:
+        """`real_fetch`, with what it raised noted beside the request that asked, and what it gave when it came."""
+        self._fetched += 1
+        number = self._fetched
+        if self._replaying:
+            if raised := self._memory.pop(0):
+                raise OSError(raised, "as before")
+        else:
+            try:
+                self.real_fetch(address, caller, lambda answer: self._arrived(number, answer))
+            except OSError as error:
+                self._memory.append(error.errno or errno.EIO)
+                raise
+            self._memory.append(0)
+        self._fetching[number] = take
 
     def _arrived(self, number: int, answer: bytes | OSError) -> None:
         noted = (answer.errno, answer.strerror) if isinstance(answer, OSError) else answer

@@ -81,7 +81,9 @@ def serve(
     clock = Clock()
     recorder = Recorder(Journal(), clock) if told is not None else None
     session = _Session(mountpoint, fuse_fd, recorder, stop_signals, on_ready, told, privileged, ours=ours)
-    fetch = session.fetch if recorder is None else recorder.fetch(session.fetch)
+    fetch = session.fetch if recorder is None else recorder.fetch
+    if recorder is not None:
+        recorder.real_fetch = session.fetch
     filesystem = session.filesystem = Filesystem(
         options,
         *(owner or (os.getuid(), os.getgid())),

@@ -68,7 +68,7 @@ class KeyStore:
         self.users: dict[int, KeyUser] = {}
         self._notify = notify
         self._gone = gone
-        self.on_silent: Callable[[Key], object] = lambda key: None
+        self.on_silent: Callable[[Key], object] = _nobody_is_told
         """Told of a key that changed without an event."""
         self._seed = seed
         self._made = 0
@@ -202,3 +202,7 @@ class KeyStore:
 
 def label(key: Key) -> str:
     return f"key {key.serial} ({key.description})"
+
+
+def _nobody_is_told(key: Key) -> None:
+    pass

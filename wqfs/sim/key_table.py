@@ -75,11 +75,14 @@ class KeyTable(KeyStore):
     ) -> None:
         """As a KeyStore, with root's keyrings, which the kernel makes when it starts."""
         super().__init__(notify, gone, quota=quota, max_keys=max_keys, seed=seed)
-        self.processes = Processes(lambda rings, now_ns: self._reap([*rings], now_ns), limit=max_processes)
+        self.processes = Processes(self._reap_all, limit=max_processes)
         self.register = self._make_keyring(".user_reg", 0, NO_GID, _REGISTER_PERM)
         self.register.pins = 1
         self.persistent_register: Keyring | None = None
         self._quietly(lambda: self._user_keyrings(ROOT, 0))
+
+    def _reap_all(self, rings: list[Keyring], now_ns: int) -> None:
+        self._reap([*rings], now_ns)
 
     def login(self, actor: Actor) -> None:
         """Make the session, user and user-session keyrings of a user, without events: they were

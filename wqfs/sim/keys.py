@@ -65,6 +65,10 @@ class KeyType:
     reads: bool
     quota: int | None = None
 
+    def __reduce__(self) -> str:
+        """A copy is the same one: there is one of each."""
+        return self.name.upper()
+
     @property
     def default_perm(self) -> int:
         """The permissions of a key that add_key(2) makes."""

@@ -192,7 +192,7 @@ class RecordsHandle(TextHandle):
     __slots__ = ("_complain", "_deliver")
 
     def __init__(self, deliver: Callable[[list[bytes]], None], complain: Complain) -> None:
-        super().__init__(lambda: b"")
+        super().__init__(bytes)
         self._deliver = deliver
         self._complain = complain
 
