@@ -12,12 +12,20 @@ from hypothesis import strategies as st
 
 from wqfs.abi import records as r
 from wqfs.event import Event, Log, Stream, Told
+from wqfs.together import Part, Run
 
 READABLE = POLLIN | 0x040
 
 
 def notice(number: int) -> Told:
     return Event(number, number * 10**9, r.encode(1, 1, r.KEY_BODY.pack(number, 0)), {}).notice()
+
+
+def part_of(notices: list[Told]) -> Part:
+    run = Run()
+    for each in notices:
+        run.add(each, each.number)
+    return Part([(run, 0)])
 
 
 def lines(text: bytes) -> list[dict[str, Any]]:
@@ -196,7 +204,7 @@ def test_log_pushed_at_once_is_as_pushed_one_by_one(limit: int, blocks: list[int
     for block in blocks:
         notices: list[Told] = [notice(number + at) for at in range(1, block + 1)]
         number += block
-        many.push_all(notices)
+        many.push_part(part_of(notices))
         for each in notices:
             one.push(each)
         if look:

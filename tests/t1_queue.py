@@ -11,7 +11,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from wqfs.abi import records as r
 from wqfs.abi.records import LOSS
+from wqfs.event import Event
 from wqfs.queue import BufferTooSmall, Queue, SizeRefused
+from wqfs.together import Part, Run
 
 READABLE = POLLIN | 0x040
 
@@ -172,7 +174,7 @@ def test_change_is_told_once_for_many_records() -> None:
     queue = sized()
     told: list[Queue] = []
     queue.on_change = told.append
-    queue.post_all([record(1), record(2)])
+    queue.post_part(part_of([record(1), record(2)]))
     assert told == [queue]
 
 
@@ -188,6 +190,13 @@ def test_change_is_told_at_hangup() -> None:
 
 
 # -- the model
+
+
+def part_of(raws: list[bytes]) -> Part:
+    run = Run()
+    for number, raw in enumerate(raws):
+        run.add(Event(number, 0, raw, {}), number)
+    return Part([(run, 0)])
 
 
 class ModelledQueue(RuleBasedStateMachine):
@@ -227,9 +236,9 @@ class ModelledQueue(RuleBasedStateMachine):
         self.model_post(raw)
 
     @rule(count=st.integers(0, 70))
-    def post_all(self, count: int) -> None:
+    def post_part(self, count: int) -> None:
         raws = [self.new_record(8) for _ in range(count)]
-        self.queue.post_all(raws)
+        self.queue.post_part(part_of(raws))
         for raw in raws:
             self.model_post(raw)
 

@@ -32,7 +32,7 @@ def happen(watches: Watches, *things: Thing, everything: int = 0) -> None:
     """An event on each thing in turn."""
     for thing in things:
         event = watches.event(0, KEY_UPDATED, {})
-        watches.publish(event, [(entry, 0) for entry in thing.watchers], everything)
+        watches.publish(event, [(thing.watchers, 0)], everything)
 
 
 def read(watch: Watch) -> list[tuple[int, int, int]]:

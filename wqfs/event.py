@@ -16,7 +16,7 @@ import struct
 from collections import deque
 from collections.abc import Callable, Mapping
 from select import POLLHUP
-from typing import Any
+from typing import Any, Protocol
 
 from wqfs.abi import records as r
 from wqfs.abi.errors import ERRNO_NAMES
@@ -81,8 +81,7 @@ class Event:
             return self
         if self._batch is not None:
             self._batch.add(NOTICE_BYTES)
-        word, info = r.HEADER.unpack_from(self.record)
-        return Notice(self, r.HEADER.pack(word, info | bits) + self.record[r.RECORD_MIN :])
+        return Notice(self, record_under(self.record, bits))
 
     def without(self, name: str) -> Event:
         """The same event for who may not know one of its names."""
@@ -101,6 +100,30 @@ class Event:
 
 Told = Notice | Event
 """What watches are told: `number`, `record` and `line()`."""
+
+
+def record_under(record: bytes, bits: int) -> bytes:
+    """A record with more bits in its `info`."""
+    if not bits:
+        return record
+    word, info = r.HEADER.unpack_from(record)
+    return r.HEADER.pack(word, info | bits) + record[r.RECORD_MIN :]
+
+
+class Many(Protocol):
+    """Events that one watch hears at once: see wqfs.together.Part, which says what these are."""
+
+    count: int
+
+    def first(self, count: int, /) -> list[Told]: ...
+
+    def last(self, count: int, /) -> list[Told]: ...
+
+    @property
+    def is_plain(self) -> bool: ...
+
+    @property
+    def last_number(self) -> int: ...
 
 
 def _line(event: Event, record: bytes) -> bytes:
@@ -257,9 +280,22 @@ class Stream:
         if self.on_change is not None:
             self.on_change(self)
 
-    def push_all(self, notices: list[Told]) -> None:
-        for notice in notices:
-            self.push(notice)
+    def push_part(self, part: Many) -> None:
+        """`push` for many at once."""
+        ring = self._ring
+        room = max(0, self.limit - len(ring))
+        if part.count:
+            ring.extend(part.first(room))
+            lost = part.count - room
+            if lost > 0:
+                newest = ring[-1]
+                if not isinstance(newest, Gap):
+                    newest = Gap("lost", 0, 0)
+                    ring.append(newest)
+                newest.count += lost
+                newest.last = part.last_number
+            if room and self.on_change is not None:
+                self.on_change(self)
 
     @property
     def held(self) -> int:
@@ -294,6 +330,10 @@ class Stream:
         return mask | POLLHUP if hung_up else mask
 
 
+_FEW = 64
+"""Events of a part that are made at once, though nobody may ever read them: each part costs something too."""
+
+
 class Log:
     """The file `log`: every event since the watch was made, as bytes with a size.
 
@@ -301,14 +341,15 @@ class Log:
     the bytes of its text are counted.
     """
 
-    __slots__ = ("_count", "_counted", "_fresh", "_kept", "_text", "limit")
+    __slots__ = ("_count", "_counted", "_cut_by", "_fresh", "_kept", "_text", "limit")
 
     def __init__(self, limit: int, kept: Kept | None = None) -> None:
         self.limit = limit
         self._kept = kept
         self._counted = 0
         self._count = 0
-        self._fresh: list[Told] = []  # not made into text yet
+        self._fresh: list[Told | tuple[Many, int]] = []  # not made into text yet; and the last so many of a part
+        self._cut_by: tuple[Many, int] | None = None  # it was cut before the last so many of this part
         self._text: bytearray | None = None
 
     def push(self, notice: Told) -> None:
@@ -317,16 +358,24 @@ class Log:
         self._count += 1
         self._fresh.append(notice)
 
-    def push_all(self, notices: list[Told]) -> None:
-        if self._count + len(notices) > self.limit:
-            for notice in notices:
-                self.push(notice)
+    def push_part(self, part: Many) -> None:
+        """`push` for many at once."""
+        count = part.count
+        if not count:
+            return
+        if self._count + count > self.limit:
+            kept = (self._count + count - 1) % self.limit + 1
+            self._cut(0)
+            count, self._cut_by = kept, (part, kept)
+        self._count += count
+        if part.is_plain or count < _FEW:
+            self._fresh += part.last(count)
         else:
-            self._count += len(notices)
-            self._fresh += notices
+            self._fresh.append((part, count))
 
     def _cut(self, last: int) -> None:
         self._fresh.clear()
+        self._cut_by = None
         self._text = bytearray(Gap("cut", self._count, last).line())
         self._count = 0
         self._recount()
@@ -355,8 +404,14 @@ class Log:
         """All of it. The caller must not change or keep it."""
         if self._text is None:
             self._text = bytearray()
+        if self._cut_by is not None:
+            part, kept = self._cut_by
+            self._cut_by = None
+            self._text = bytearray(Gap("cut", self.limit, part.last(kept)[0].number - 1).line())
         if self._fresh:
-            self._text += b"".join([notice.line() for notice in self._fresh])
+            for each in self._fresh:
+                for notice in each[0].last(each[1]) if isinstance(each, tuple) else (each,):
+                    self._text += notice.line()
             self._fresh.clear()
             self._recount()
             if self._kept is not None:

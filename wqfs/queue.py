@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from select import POLLERR, POLLHUP
+from typing import Protocol
 
 from wqfs.abi.filters import Filter
 from wqfs.abi.polling import READABLE, WRITABLE
@@ -51,6 +52,14 @@ class Statistics:
     delivered: int
     lost: int
     filtered: int
+
+
+class Records(Protocol):
+    """Many records, of which the first are made for who has room: see wqfs.together.Part."""
+
+    count: int
+
+    def records(self, count: int, /) -> list[bytes]: ...
 
 
 class Queue:
@@ -119,21 +128,30 @@ class Queue:
         if self.on_change is not None:
             self.on_change(self)
 
-    def post_all(self, records: list[bytes]) -> None:
+    def post_part(self, part: Records) -> None:
         """`post` for many at once."""
-        if len(self._ring) + len(records) > self._capacity or not records:
-            for record in records:
-                self.post(record)
+        count = part.count
+        if not count:
             return
-        self._ring.extend(records)  # type: ignore[union-attr]  # a full `()` never gets here
-        self.bytes += sum(map(len, records))
-        if self.on_change is not None:
+        if not self._capacity:
+            if not self._default_depth:
+                return  # not sized: no record, no mark
+            self._make_ring(self._default_depth)
+        ring = self._ring
+        taken = min(count, max(0, self._capacity - len(ring)))  # it may hold more: it was sized after a default depth
+        if taken:
+            records = part.records(taken)
+            ring.extend(records)  # type: ignore[union-attr]  # it was made
+            self.bytes += sum(map(len, records))
+        if count > taken:
+            self._lose(count - taken)
+        if taken and self.on_change is not None:
             self.on_change(self)
 
-    def _lose(self) -> None:
+    def _lose(self, count: int = 1) -> None:
         if not self._capacity:
             return  # not sized: no record, no mark
-        self.lost += 1
+        self.lost += count
         newest = self._delivered + len(self._ring) - 1
         if not self._marks:
             self._marks = deque((newest,))

@@ -16,39 +16,93 @@ import errno
 import sys
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from wqfs.abi import records as r
 from wqfs.event import Event, Log, Stream, Told
 from wqfs.kept import EVENT_BYTES, Batch, Kept
 from wqfs.queue import Queue
+from wqfs.together import Part, Run, SharedParts, Source
 
 
 class WatchRefused(OSError):
     """A watch cannot be added or removed. errno: EINVAL, EBUSY, EBADSLT, EDQUOT, EEXIST, ENOSPC."""
 
 
+Place = tuple[str, ...]
+"""A directory within a mount, as path segments; () is its root, and what every other object has."""
+Group = tuple["Entry", ...]
+"""The entries on one place of an object, newest first."""
+
+
+class _WatchList:
+    """Who watches an object: all, oldest first, and by their places, with the groups that were asked for."""
+
+    __slots__ = ("entries", "groups", "places")
+
+    def __init__(self) -> None:
+        self.entries: dict[Entry, None] = {}
+        self.places: dict[Place, dict[Entry, None]] = {}
+        self.groups: dict[Place, Group] = {}
+
+
 class Watchable:
     """An object that can be watched: a mount, a superblock, a key, the block devices."""
 
-    __slots__ = ("_watchers",)
+    __slots__ = ("_list",)
 
     def __init__(self) -> None:
-        self._watchers: dict[Entry, None] | None = None  # most objects are watched by nobody
+        self._list: _WatchList | None = None  # most objects are watched by nobody
 
     @property
-    def watchers(self) -> tuple[Entry, ...]:
+    def watchers(self) -> Group:
         """The kernel's watch list, newest first."""
-        return tuple(reversed(self._watchers)) if self._watchers else ()
+        return tuple(reversed(self._list.entries)) if self._list is not None else ()
+
+    def watchers_at(self, place: Place = ()) -> Group:
+        """Who watches `place`; the same tuple each time, until that changes."""
+        if self._list is None:
+            return ()
+        group = self._list.groups.get(place)
+        if group is None:
+            here = self._list.places.get(place)
+            if here is None:
+                return ()
+            group = self._list.groups[place] = tuple(reversed(here))
+        return group
+
+    def groups_above(self, place: Place) -> list[Group]:
+        """The groups of `place` and of the directories that hold it, deepest first."""
+        if self._list is None:
+            return []
+        places = self._list.places
+        if len(places) <= len(place):
+            held = [each for each in places if each == place[: len(each)]]
+            held.sort(key=len, reverse=True)
+        else:
+            held = [each for end in range(len(place), -1, -1) if (each := place[:end]) in places]
+        return [self.watchers_at(each) for each in held]
 
     def add_watcher(self, entry: Entry) -> None:
-        if self._watchers is None:
-            self._watchers = {}
-        self._watchers[entry] = None
+        if self._list is None:
+            self._list = _WatchList()
+        self._list.entries[entry] = None
+        self._list.places.setdefault(entry.place, {})[entry] = None
+        self._list.groups.pop(entry.place, None)
 
     def remove_watcher(self, entry: Entry) -> None:
-        if self._watchers is not None:
-            del self._watchers[entry]
+        mine = self._list
+        if mine is None:
+            return
+        del mine.entries[entry]
+        here = mine.places[entry.place]
+        del here[entry]
+        mine.groups.pop(entry.place, None)
+        if not here:
+            del mine.places[entry.place]
+        if not mine.entries:
+            self._list = None
 
     @property
     def watch_object_id(self) -> int:
@@ -77,13 +131,13 @@ class Watch:
     """One watch. `number` is never reused; name is "" for an open of the root's queue."""
 
     __slots__ = (
-        "entries",
         "everything",
         "gid",
         "handles",
         "made_ns",
         "name",
         "number",
+        "objects",
         "queue",
         "sinks",
         "uid",
@@ -98,10 +152,16 @@ class Watch:
         self.queue = queue
         self.sinks: tuple[Stream | Log, ...] = ()
         """The shapes beside the queue: the log, and a stream for each open `events`."""
-        self.entries: tuple[Entry, ...] = ()
+        self.objects: dict[tuple[Watchable, Place], Entry] | None = None
+        """Its entries, in the order in which they were made; None where there are none."""
         self.everything = False
         self.handles = 0
         """Open files of this watch; kept by who opens them."""
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """What it watches, in the order in which that was added."""
+        return tuple(self.objects.values()) if self.objects else ()
 
     def let_go(self) -> None:
         """Give up one hold on the write side; the last one hangs up the queue and the streams."""
@@ -135,16 +195,25 @@ class Watch:
         for sink in self.sinks:
             sink.push(notice)
 
-    def deliver_all(self, notices: list[Told]) -> None:
-        """`deliver` for many at once, none of them of type META."""
+    def deliver_part(self, sources: list[Source], shared: Callable[[list[Source]], Part] = Part) -> None:
+        """`deliver` for many at once; of the sources that are unfiltered, `deliver_unfiltered`. shared: the part for
+        some sources, which several watches may share."""
         queue = self.queue
         if queue.filter is not None:
-            passed = [notice for notice in notices if queue.filter.passes(notice.record)]
-            queue.filtered += len(notices) - len(passed)
-            notices = passed
-        queue.post_all([notice.record for notice in notices])
+            passing = [(run.passing(queue.filter, bits), bits) for run, bits in sources]
+            queue.filtered += sum([len(run.told) for run, _ in sources]) - sum([len(run.told) for run, _ in passing])
+            sources = passing
+        part = shared(sources)
+        queue.post_part(part)
         for sink in self.sinks:
-            sink.push_all(notices)
+            sink.push_part(part)
+
+
+Audience = Sequence[tuple[Group, int]]
+"""Who hears of an event, in this order, each group with flag bits of `info`."""
+_Pending = tuple[Event, "Audience | Watch", int]
+"""An event for an audience, with the flag bits for who watches everything; or for one watch that loses an object,
+with that one's bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +259,10 @@ class Watches:
         """The number of the last event, 0 before the first."""
         self.kept = Kept(limits.memory)
         self.kept.on_full = self._let_go_of_some
+        self.few = 16
+        """Events of a command that are told one by one; more are told together (wqfs.together)."""
+        self._together = False
+        self._pending: list[_Pending] = []
         self._everything: dict[int, Watch] = {}
         self._everything_else: dict[int, Watch] = {}  # of those who are not trusted
         self._owned: dict[int, int] = {}
@@ -240,7 +313,7 @@ class Watches:
         """End a watch that nobody can read any more: no records are posted for it."""
         for entry in watch.entries:
             entry.target.remove_watcher(entry)
-        watch.entries = ()
+        watch.objects = None
         self._stop_everything(watch)
         if self.by_number.pop(watch.number, None) is not None:
             self._owned[watch.uid] -= 1
@@ -253,12 +326,13 @@ class Watches:
         """Watch `target` under `id_`. Raises EINVAL, EBUSY, EDQUOT."""
         if not 0 <= id_ <= r.WATCH_ID_MAX:
             raise WatchRefused(errno.EINVAL, f"expected a watch ID of 0..{r.WATCH_ID_MAX}, not {id_}")
-        if self._find(watch, target, place) is not None:
+        if watch.objects is None:
+            watch.objects = {}
+        if (target, place) in watch.objects:
             raise WatchRefused(errno.EBUSY, f"{label} is watched by this queue already")
-        if len(watch.entries) >= self.limits.objects:
+        if len(watch.objects) >= self.limits.objects:
             raise WatchRefused(errno.EDQUOT, f"the watch has {self.limits.objects} objects, the limit max_objects")
-        entry = Entry(watch, target, id_, place, label)
-        watch.entries = (*watch.entries, entry)
+        entry = watch.objects[target, place] = Entry(watch, target, id_, place, label)
         target.add_watcher(entry)
         if watch.everything:
             self._stop_everything(watch)
@@ -279,7 +353,7 @@ class Watches:
 
     def remove(self, watch: Watch, target: Watchable, now_ns: int, *, label: str, place: tuple[str, ...] = ()) -> None:
         """Stop watching `target`; posts META removal. Raises EBADSLT."""
-        entry = self._find(watch, target, place)
+        entry = None if watch.objects is None else watch.objects.get((target, place))
         if entry is None:
             raise WatchRefused(errno.EBADSLT, f"{label} is not watched by this queue")
         self._remove_entry(entry, now_ns)
@@ -291,18 +365,16 @@ class Watches:
 
     def _remove_entry(self, entry: Entry, now_ns: int) -> None:
         watch = entry.watch
-        watch.entries = tuple(e for e in watch.entries if e is not entry)
+        assert watch.objects is not None
+        del watch.objects[entry.target, entry.place]
         entry.target.remove_watcher(entry)
         record = r.removal(entry.target.watch_object_id, 0)
         event = self.event(now_ns, record, {"was": entry.label})
-        watch.deliver_unfiltered(event.notice(entry.id << r.WATCH_INFO_ID__SHIFT))
-
-    @staticmethod
-    def _find(watch: Watch, target: Watchable, place: tuple[str, ...]) -> Entry | None:
-        for entry in watch.entries:
-            if entry.target is target and entry.place == place:
-                return entry
-        return None
+        bits = entry.id << r.WATCH_INFO_ID__SHIFT
+        if self._together:
+            self._pending.append((event, watch, bits))
+        else:
+            watch.deliver_unfiltered(event.notice(bits))
 
     # -- events
 
@@ -324,20 +396,31 @@ class Watches:
     def publish(
         self,
         event: Event,
-        audience: Iterable[tuple[Entry, int]],
+        audience: Audience,
         everything: int = 0,
         may_see: Callable[[int, int], bool] | None = None,
     ) -> None:
-        """Tell the entries in `audience`, each with its own flag bits of `info`, in that order; and
+        """Tell the groups in `audience`, each with its own flag bits of `info`, in that order; and
         every watch that watches everything, with the flag bits `everything`. may_see: whether a
         user (uid, gid) who is not trusted may hear of it without having named it; None for yes, or no if `private`."""
+        if self._together and may_see is None:
+            self._pending.append((event, audience, everything))
+            return
+        self.tell_pending()
+        self._publish(event, audience, everything, may_see)
+        self.kept.check()
+
+    def _publish(
+        self, event: Event, audience: Audience, everything: int, may_see: Callable[[int, int], bool] | None
+    ) -> None:
         notices: dict[int, Told] = {}
-        for entry, flags in audience:
-            bits = entry.id << r.WATCH_INFO_ID__SHIFT | flags
-            notice = notices.get(bits)
-            if notice is None:
-                notice = notices[bits] = event.notice(bits)
-            entry.watch.deliver(notice)
+        for group, flags in audience:
+            for entry in group:
+                bits = entry.id << r.WATCH_INFO_ID__SHIFT | flags
+                notice = notices.get(bits)
+                if notice is None:
+                    notice = notices[bits] = event.notice(bits)
+                entry.watch.deliver(notice)
         if self._everything or self._everything_else:
             notice = notices.get(everything) or event.notice(everything)
             for watch in self._everything.values():
@@ -345,10 +428,63 @@ class Watches:
             for watch in self._everything_else.values():
                 if not self.private if may_see is None else may_see(watch.uid, watch.gid):
                     watch.deliver(notice)
+
+    def together(self) -> AbstractContextManager[None]:
+        """While this is entered events are kept, and told at its end, in their order. Most commands have one event."""
+        return _Together(self)
+
+    def tell_pending(self) -> None:
+        """Tell what was kept back until now."""
+        pending = self._pending
+        if not pending:
+            return
+        self._pending = []
+        if len(pending) < self.few:
+            for event, audience, bits in pending:
+                if isinstance(audience, Watch):
+                    audience.deliver_unfiltered(event.notice(bits))
+                else:
+                    self._publish(event, audience, bits, None)
+        else:
+            self._publish_many(pending)
         self.kept.check()
+
+    def _publish_many(self, pending: list[_Pending]) -> None:
+        runs: dict[tuple[int, int], tuple[Group, Run]] = {}
+        removals: dict[Watch, Run] = {}
+        everything = Run()
+        hear_everything = bool(self._everything or self._everything_else)
+        order = 0
+        for event, audience, bits in pending:
+            order += 1
+            if isinstance(audience, Watch):
+                run = removals.get(audience)
+                if run is None:
+                    run = removals[audience] = Run(unfiltered=True)
+                run.add(event.notice(bits), order)
+                continue
+            for group, flags in audience:
+                order += 1
+                known = runs.get((id(group), flags))  # `pending` holds the group
+                if known is None:
+                    known = runs[id(group), flags] = group, Run()
+                known[1].add(event, order)
+            if hear_everything:
+                everything.add(event.notice(bits), order)
+        sources: dict[Watch, list[Source]] = {watch: [(run, 0)] for watch, run in removals.items()}
+        for (_, flags), (group, run) in runs.items():
+            for entry in group:
+                sources.setdefault(entry.watch, []).append((run, entry.id << r.WATCH_INFO_ID__SHIFT | flags))
+        if everything.told:
+            for watch in (*self._everything.values(), *(() if self.private else self._everything_else.values())):
+                sources.setdefault(watch, []).append((everything, 0))
+        shared = SharedParts().get
+        for watch, its in sources.items():
+            watch.deliver_part(its, shared)
 
     def tell(self, event: Event, entries: Iterable[Entry]) -> None:
         """Tell these entries alone."""
+        self.tell_pending()
         for entry in entries:
             entry.watch.deliver(event.notice(entry.id << r.WATCH_INFO_ID__SHIFT))
         self.kept.check()
@@ -361,6 +497,7 @@ class Watches:
     def publish_raw(self, raw: Sequence[bytes], now_ns: int) -> None:
         """Tell every watch that watches anything (of the trusted, if `private`), with exactly these bytes, IDs
         included."""
+        self.tell_pending()
         if len(raw) != 1:
             self._publish_many_raw(raw, now_ns)
             return
@@ -368,7 +505,7 @@ class Watches:
         event = Event(self.last_event, now_ns, raw[0], _RAW, self.kept.batch(EVENT_BYTES))
         unfiltered = raw[0][_TYPE_BYTES] == _META
         for watch in self._hear_raw():
-            if watch.everything or watch.entries:
+            if watch.everything or watch.objects:
                 if unfiltered:
                     watch.deliver_unfiltered(event)
                 else:
@@ -378,6 +515,7 @@ class Watches:
     def deliver_raw(self, watch: Watch, record: bytes, now_ns: int) -> None:
         """Tell one watch, with exactly these bytes; b"" tells nothing. Who is told so hears no longer of everything,
         as with a first object."""
+        self.tell_pending()
         self._stop_everything(watch)
         if not record:
             return
@@ -396,11 +534,34 @@ class Watches:
         self.last_event += len(raw)
         batch = Batch(self.kept)
         batch.add(EVENT_BYTES * len(raw))
-        events: list[Told] = [Event(number, now_ns, record, _RAW, batch) for number, record in enumerate(raw, first)]
+        run = Run()
+        for number, record in enumerate(raw, first):
+            run.add(Event(number, now_ns, record, _RAW, batch), number)
+        sources: list[Source] = [(run, 0)]
+        shared = SharedParts().get
         for watch in self._hear_raw():
-            if watch.everything or watch.entries:
-                watch.deliver_all(events)
+            if watch.everything or watch.objects:
+                watch.deliver_part(sources, shared)
         self.kept.check()
+
+
+class _Together:
+    """See Watches.together; one within another changes nothing."""
+
+    __slots__ = ("_outermost", "_watches")
+
+    def __init__(self, watches: Watches) -> None:
+        self._watches = watches
+        self._outermost = False
+
+    def __enter__(self) -> None:
+        self._outermost = not self._watches._together
+        self._watches._together = True
+
+    def __exit__(self, *_: object) -> None:
+        if self._outermost:
+            self._watches._together = False
+            self._watches.tell_pending()
 
 
 _RAW: dict[str, str | int | bool] = {"raw": True}

@@ -36,7 +36,8 @@ def call(system: System, actor: Actor, name: str, arguments: Arguments, now_ns: 
         return run(system, actor, arguments, now_ns)
     system.changed += 1
     try:
-        return run(system, actor, arguments, now_ns)
+        with system.watches.together():
+            return run(system, actor, arguments, now_ns)
     finally:
         system.mark_touched()
 

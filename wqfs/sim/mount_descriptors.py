@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 
 from wqfs.sim.errors import Refused
 from wqfs.sim.mount_options import MountOptions
-from wqfs.sim.mounts import Mount, MountTree, Place
+from wqfs.sim.mounts import Mount, MountTree
 from wqfs.sim.superblocks import Superblock
+from wqfs.watch import Place
 
 if TYPE_CHECKING:
     from wqfs.sim.system import System

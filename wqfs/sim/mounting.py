@@ -19,8 +19,9 @@ from wqfs.abi.records import MountFlag, MountSubtype
 from wqfs.sim import propagation
 from wqfs.sim.errors import Refused
 from wqfs.sim.mount_options import MOUNT_ATTR_RDONLY, MountOptions
-from wqfs.sim.mounts import PATH_MAX, Mount, Place, path_text, shown, text_of, weight
+from wqfs.sim.mounts import PATH_MAX, Heard, Mount, audience, path_text, shown, text_of, weight
 from wqfs.sim.superblocks import Superblock
+from wqfs.watch import Place
 
 if TYPE_CHECKING:
     from wqfs.sim.system import System
@@ -107,10 +108,12 @@ def longest_text(longest: int, parent: Mount, place: Place, copied_to: Iterable[
 
 def new_mounts(system: System, mounts: Iterable[Mount], now_ns: int) -> None:
     """Tell of mounts that have appeared."""
+    above: dict[Mount, Heard] = {}
     for new in mounts:
         assert new.parent is not None
+        heard = audience(new.parent, new.mountpoint, above)
         flags = (_NOW_RO if new.attr & MOUNT_ATTR_RDONLY else 0) | (_SUBMOUNT if new.automount else 0)
-        system.notify_mount(MountSubtype.NEW_MOUNT, new.parent, new.mountpoint, new, now_ns, flags)
+        system.notify_mount(MountSubtype.NEW_MOUNT, new.parent, new.mountpoint, new, now_ns, flags, heard=heard)
 
 
 def move(system: System, old_path: str, new_path: str, now_ns: int) -> Mount:

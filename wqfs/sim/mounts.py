@@ -25,10 +25,7 @@ from wqfs.abi.records import MountFlag
 from wqfs.sim.errors import Refused
 from wqfs.sim.peers import PeerGroup, PeerGroups
 from wqfs.sim.superblocks import Superblock
-from wqfs.watch import Entry, Watchable
-
-Place = tuple[str, ...]
-"""A path within a mount, as segments; () is its root."""
+from wqfs.watch import Group, Place, Watchable
 
 IN_SUBTREE: Final = int(MountFlag.IN_SUBTREE)
 PATH_MAX = 4096
@@ -252,26 +249,32 @@ def _topmost(mount: Mount) -> Mount:
     return mount
 
 
-def audience(mount: Mount, place: Place = ()) -> list[tuple[Entry, int]]:
+Heard = tuple[tuple[Group, int], ...]
+"""Who hears of what happens at a place: groups with their flags, in the order in which they are told."""
+
+
+def audience(mount: Mount, place: Place = (), above: dict[Mount, Heard] | None = None) -> Heard:
     """Who hears of what happens at `place` of `mount`, in this order, with the flags of each. A mount
-    that was detached ends the way to the root."""
-    heard: list[tuple[Entry, int]] = []
-    flag = 0
+    that was detached ends the way to the root. above: for who asks often while no mount moves, what is heard
+    above mounts, as it was found."""
+    here = tuple([(group, IN_SUBTREE if group[0].place else 0) for group in mount.groups_above(place)])
+    return here + _heard_above(mount, {} if above is None else above)
+
+
+def _heard_above(mount: Mount, above: dict[Mount, Heard]) -> Heard:
+    way: list[Mount] = []
     at: Mount | None = mount
-    while at is not None:
-        if at.watchers:
-            near = [entry for entry in at.watchers if entry.place == place[: len(entry.place)]]
-            if place:
-                near.sort(key=_depth, reverse=True)  # stable: the newest first within one directory
-            heard += [(entry, IN_SUBTREE if entry.place else flag) for entry in near]
-        flag = IN_SUBTREE
-        place = at.mountpoint
+    while at is not None and at not in above:
+        way.append(at)
         at = at.parent
+    heard = above[at] if at is not None else ()
+    for each in reversed(way):
+        if each.parent is not None:
+            groups = each.parent.groups_above(each.mountpoint)
+            if groups:
+                heard = (*[(group, IN_SUBTREE) for group in groups], *heard)
+        above[each] = heard
     return heard
-
-
-def _depth(entry: Entry) -> int:
-    return len(entry.place)
 
 
 @lru_cache(maxsize=256)

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wqfs.sim.mounts import Mount, MountTree, Place, audience
+from wqfs.sim.mounts import Heard, Mount, MountTree, audience
 from wqfs.sim.peers import are_peers, hearers, receivers
-from wqfs.watch import Entry
+from wqfs.watch import Place
 
 Target = tuple[Mount, Place, bool]
 """A mount, the place in it, and whether it is shared: a mount that moves turns so only after the copies
@@ -122,7 +122,7 @@ class Gone:
     mount: Mount
     parent: Mount
     place: Place
-    heard: list[tuple[Entry, int]]
+    heard: Heard
     detached: bool
 
 

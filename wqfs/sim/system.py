@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import struct
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from wqfs.abi import records as r
 from wqfs.event import NameValue
@@ -23,10 +23,10 @@ from wqfs.sim.keys import Key, Need
 from wqfs.sim.language import find, quote, split
 from wqfs.sim.limits import SimLimits
 from wqfs.sim.mount_descriptors import Descriptors
-from wqfs.sim.mounts import IN_SUBTREE, Mount, MountTree, Place, audience
+from wqfs.sim.mounts import IN_SUBTREE, Heard, Mount, MountTree, audience
 from wqfs.sim.processes import Processes
 from wqfs.sim.superblocks import Superblock, Superblocks
-from wqfs.watch import Entry, Watchable, Watches
+from wqfs.watch import Entry, Group, Place, Watchable, Watches
 
 _MOUNT_RECORD = struct.Struct(r.HEADER.format + r.MOUNT_BODY.format[1:])
 _KEY_RECORD = struct.Struct(r.HEADER.format + r.KEY_BODY.format[1:])
@@ -34,6 +34,12 @@ _KEY = int(r.WatchType.KEY_NOTIFY)
 _WITH_A_KEY = (r.KeySubtype.LINKED, r.KeySubtype.UNLINKED)  # aux is a key's serial number
 _COMING_OR_GOING = (r.MountSubtype.NEW_MOUNT, r.MountSubtype.UNMOUNT)
 _MOUNT = int(r.WatchType.MOUNT_NOTIFY)
+
+
+def _alone(target: Watchable) -> tuple[tuple[Group, int], ...]:
+    """Who hears of what happens to an object that has no other around it."""
+    group = target.watchers_at()
+    return ((group, 0),) if group else ()
 
 
 class System:
@@ -79,7 +85,8 @@ class System:
             self.changed += 1
             self.keys.collect(now_ns)
             self._tell_ended(now_ns)
-            command.run(self, actor, words[count:], now_ns)
+            with self.watches.together():
+                command.run(self, actor, words[count:], now_ns)
             self.mark_touched()
 
     def mark_touched(self) -> None:
@@ -169,7 +176,7 @@ class System:
         now_ns: int,
         flags: int = 0,
         names: Mapping[str, NameValue] | None = None,
-        heard: Iterable[tuple[Entry, int]] | None = None,
+        heard: Heard | None = None,
     ) -> None:
         """A mount event. trigger: where it happens, at `place` within it; aux: the mount that it is
         about, None if that is `trigger`; flags: as in `info`, but for IN_SUBTREE; names: further ones;
@@ -216,7 +223,7 @@ class System:
         event = self.watches.event(now_ns, record, called)
         sb.changed = event.number
         self.changed += 1
-        self.watches.publish(event, [(entry, 0) for entry in sb.watchers])
+        self.watches.publish(event, _alone(sb))
 
     def notify_key(self, key: Key, subtype: r.KeySubtype, aux: int, now_ns: int) -> None:
         """A key event. aux: as in the record, a key's serial number or a positive errno."""
@@ -234,7 +241,7 @@ class System:
             viewer = Actor(uid, gid)
             return self.keys.may_view(viewer, key) and (aux_key is None or self.keys.may_view(viewer, aux_key))
 
-        audience = key.watchers
+        audience = key.watchers_at()
         if aux_key is not None:
             # As with keyctl(2), who watches a keyring sees which keys come and go by their numbers; what a key is
             # called shows it to who may view it alone.
@@ -244,7 +251,7 @@ class System:
                 self.watches.tell(
                     event.without("aux_description"), [entry for entry, may in may_name.items() if not may]
                 )
-        self.watches.publish(event, [(entry, 0) for entry in audience], may_see=may_see)
+        self.watches.publish(event, ((audience, 0),), may_see=may_see)
 
     def _may_name(self, entry: Entry, key: Key) -> bool:
         """Whether who watches by `entry` may know what `key` is called."""
@@ -259,7 +266,7 @@ class System:
         event = self.watches.event(now_ns, record, {"device": f"{major}:{minor}", "source": device.name})
         device.changed = event.number
         self.changed += 1
-        self.watches.publish(event, [(entry, 0) for entry in self.devices.watchers])
+        self.watches.publish(event, _alone(self.devices))
 
     def changed_silently(self, what: Superblock | BlockDevice | Key) -> None:
         """Something changed that no event tells of. It carries the number of the next event, so that who
