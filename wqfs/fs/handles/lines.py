@@ -94,9 +94,13 @@ class LineHandle(TextHandle):
                 limit = self._context.max_line
                 raise LineRefused(errno.EINVAL, f"expected a line of at most {limit} bytes, not {len(raw)}")
             text = raw.decode("utf-8", "surrogateescape")
-            self._run(text, caller)
+            self._take(text, caller)
         except LineRefused as error:
             self._refuse(error, text, caller)
+
+    def _take(self, text: str, caller: Caller) -> None:
+        """A whole line."""
+        self._run(text, caller)
 
     def _refuse(self, error: LineRefused, text: str, caller: Caller) -> NoReturn:
         self._context.complain(
@@ -138,6 +142,10 @@ class _Refused(Exception):
         self.code = code
 
 
+def _nothing(line: str, caller: Caller) -> None:
+    """For lines that are kept."""
+
+
 class WholeTextHandle(LineHandle):
     """A file whose lines count together: the text written since the open replaces what was.
 
@@ -157,10 +165,10 @@ class WholeTextHandle(LineHandle):
         self._lines: list[str] = []
         self._bytes = 0
         self._replace = replace
-        super().__init__(name, view, self._keep, context, released)
+        super().__init__(name, view, _nothing, context, released)
 
-    def _keep(self, line: str, caller: Caller) -> None:
-        self._lines.append(line)
+    def _take(self, text: str, caller: Caller) -> None:
+        self._lines.append(text)
 
     def write(self, data: memoryview, offset: int, caller: Caller) -> int:
         if self._bytes + len(data) > MAX_TEXT:
