@@ -125,8 +125,8 @@ def busy() -> Kept:
     kept.write(kept.open(nodes.OBJECTS, "some", flags=os.O_RDWR), b"mount /mnt id=3\nkey k id=4\nsb /mnt\ndevices\n")
     kept.write(kept.open(nodes.OBJECTS, "many", flags=os.O_RDWR), b"mount / id=7\nmount /mnt id=8\n")
     kept.write(post, b"key update k y\nmount -o remount,ro /mnt\n")
-    for line in (b"mount --rbind / /copy\n", b"mount --rbind /copy /mnt/copy\n"):  # many events at once
-        assert kept.write(post, line) == len(line)
+    for many in (b"mount --rbind / /copy\n", b"mount --rbind /copy /mnt/copy\n"):  # events at once
+        assert kept.write(post, many) == len(many)
     calls = kept.open(nodes.CALLS, flags=os.O_RDWR)
     for call, arguments in (
         ("fsopen", ["ext4"]),
