@@ -125,6 +125,8 @@ _OPTIONS: Final = {
     "log_events": "events in a `log` before it is cut and starts anew | a line `cut`",
     "max_watches": "watches of a user, open root queues among them | EDQUOT",
     "max_objects": "objects of a watch | EDQUOT",
+    "max_user_objects": "objects of all watches of a user; one whose path is long is several, by KiB | EDQUOT",
+    "max_all_objects": "objects of all watches of all users, counted so | ENOSPC",
     "max_waiting": "calls that wait at once | ENOMEM",
     "max_line": "bytes of a command | EINVAL",
     "max_user_waiting": "calls of one user that wait at once | EDQUOT",

@@ -8,7 +8,9 @@ import tracemalloc
 import pytest
 
 from wqfs.sim import Refused, Simulation
+from wqfs.sim.command import Actor
 from wqfs.sim.limits import SimLimits
+from wqfs.watch import Limits
 
 LONG = "/" + "/".join(["x"] * 2000)
 """A path of 4,000 bytes and 2,000 names."""
@@ -120,3 +122,21 @@ def test_detached_trees_count_as_mounts_and_give_back_what_they_took() -> None:
         mount, _ = system.mounts.lookup("/a")
         system.descriptors.add_detached(system.mounts.copy(mount), system.mounts)
     assert refused.value.errno == errno.ENOSPC
+
+
+def test_objects_with_long_paths_take_no_more_memory_than_is_counted() -> None:
+    simulation = Simulation()
+    watches = simulation.system.watches
+    watches.limits = Limits(user_objects=2000, watches=100_000, queues=100_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(OSError) as refused:
+            for number in range(100_000):
+                path = f"/{number}" + "".join(f"/{name % 100:02}" for name in range(1300))
+                target, place, label = simulation.system.resolve(["mount", path], Actor(0, 0), 0)
+                watches.add(watches.make(f"w{number}", 0, 0, 0), target, 0, label=label, place=place)
+        took = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert refused.value.errno == errno.EDQUOT and number > 20
+    assert took < 2000 * 1024 * 1.3

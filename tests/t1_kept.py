@@ -6,8 +6,9 @@ import errno
 import json
 
 from wqfs.event import Log
+from wqfs.fs.handles.lines import LineContext, WholeTextHandle
 from wqfs.fs.handles.text import TextHandle
-from wqfs.kept import EVENT_BYTES, Kept
+from wqfs.kept import EVENT_BYTES, Account, Kept
 from wqfs.watch import Limits, Watch, Watches
 
 LONG = {"mountpoint": "/" + "x" * 4000}
@@ -77,7 +78,7 @@ def test_texts_of_logs_count_too() -> None:
 
 def test_text_that_is_read_in_part_is_kept_and_refused_beyond_the_bound() -> None:
     kept = Kept(10)
-    first, second = (TextHandle(lambda: b"0123456", kept=kept) for _ in range(2))
+    first, second = (TextHandle(lambda: b"0123456", kept=Account(kept, uid)) for uid in range(2))
     assert first.read(0, 4, 0) == b"0123" and kept.used == 7
     assert second.read(0, 4, 0) == -errno.ENOMEM
     assert second.read(0, 7, 0) == b"0123456", "what is read at once is not kept"
@@ -85,4 +86,33 @@ def test_text_that_is_read_in_part_is_kept_and_refused_beyond_the_bound() -> Non
     assert first.read(7, 4, 0) == b""
     assert second.read(0, 1, 0) == b"0"
     second.release()
+    assert kept.used == 0
+
+
+def test_texts_of_one_user_leave_some_room_to_others() -> None:
+    kept = Kept(100)
+    mine, theirs = Account(kept, 1), Account(kept, 2)
+    assert mine.take(75) and not mine.take(1) and theirs.take(25) and not theirs.take(1)
+    mine.give_back(75)
+    assert theirs.take(50) and not theirs.take(1)
+    theirs.give_back(75)
+    assert kept.used == 0 and mine.take(75)
+
+
+def test_lines_that_count_together_are_kept_as_texts_are() -> None:
+    kept, complaints = Kept(2000), []
+    context = LineContext(4096, lambda *_, **more: complaints.append(more), Account(kept, 1))
+    replaced: list[list[str]] = []
+    handles = [
+        WholeTextHandle("filter", lambda: b"", lambda lines, caller: replaced.append(list(lines)), context)
+        for _ in range(2)
+    ]
+    block = memoryview(b"#\n" * 15)
+    assert handles[0].write(block, 0, (1, 1, 1)) == 30 and kept.used >= 30
+    assert handles[1].write(block, 0, (1, 1, 1)) == -errno.ENOMEM
+    assert replaced == [["#"] * 15]
+    handles[0].release()
+    assert kept.used == 0
+    assert handles[1].write(block, 0, (1, 1, 1)) == 30
+    handles[1].release()
     assert kept.used == 0

@@ -186,3 +186,30 @@ def test_nameless_watches_count_until_they_are_forgotten() -> None:
     watches.remove_name("w")
     with pytest.raises(WatchRefused):
         watches.make("x", 0, 0, 0)  # the one without its name is not forgotten yet
+
+
+def test_objects_of_a_user_and_of_all_are_bounded_and_given_back() -> None:
+    watches = Watches(Limits(user_objects=3, all_objects=5))
+    things = [Thing(number) for number in range(4)]
+    mine, also_mine, theirs = (watches.make(f"w{uid}{n}", uid, 0, 0) for uid, n in ((1, 1), (1, 2), (2, 1)))
+    for watch, number in ((mine, 0), (mine, 1), (also_mine, 0), (theirs, 0), (theirs, 1)):
+        watches.add(watch, things[number], 0, label="a thing")
+    for watch, code in ((mine, errno.EDQUOT), (theirs, errno.ENOSPC)):
+        with pytest.raises(WatchRefused) as caught:
+            watches.add(watch, things[3], 0, label="a thing")
+        assert caught.value.errno == code
+    watches.remove(mine, things[0], 0, label="a thing")
+    watches.object_gone(things[1], 0)
+    watches.remove_name(also_mine.name)
+    watches.forget(also_mine)
+    for thing in things[1:]:
+        watches.add(mine, thing, 0, label="a thing")
+
+
+def test_object_with_a_long_path_counts_for_several() -> None:
+    watches = Watches(Limits(user_objects=100))
+    watch = watches.make("w", 0, 0, 0)
+    with pytest.raises(WatchRefused) as caught:
+        watches.add(watch, Thing(1), 0, label="mount /" + "x/" * 2000, place=("x",) * 2000)
+    assert caught.value.errno == errno.EDQUOT
+    watches.add(watch, Thing(1), 0, label="mount /" + "x/" * 700, place=("x",) * 700)

@@ -26,7 +26,7 @@ from wqfs.abi.filters import FILTER_HEADER
 WHOLE_PAGE = (ROOT / "docs/reference/errnos.md").read_text(encoding="utf-8")
 PAGE = WHOLE_PAGE.partition("## Of the commands")[0]
 ROWS = re.findall(r"^\| (E[A-Z0-9]+) \| ([^|]*) \| ([^|]*) \| ([^|]*) \|$", PAGE, re.MULTILINE)
-OPTIONS = "max_waiting=1,max_objects=2,max_watches=6,max_line=64"
+OPTIONS = "max_waiting=1,max_objects=2,max_all_objects=4,max_watches=6,max_line=64"
 
 Provoke = Callable[[Mount, Path], None]
 """Makes the call, which must raise OSError, on a mount with OPTIONS and a watch of its own."""
@@ -139,6 +139,13 @@ def _(mount: Mount, watch: Path) -> None:
 @provokes("EDQUOT", "adding an object to a watch")
 def _(mount: Mount, watch: Path) -> None:
     write(watch / "objects", "mount / id=1\nsb / id=2\n")
+    write(watch / "objects", "devices id=3\n")
+
+
+@provokes("ENOSPC", "adding an object to a watch")
+def _(mount: Mount, watch: Path) -> None:
+    for name in ("one", "two"):
+        write(mount.watch(name) / "objects", "mount / id=1\nsb / id=2\n")
     write(watch / "objects", "devices id=3\n")
 
 
@@ -414,7 +421,9 @@ def test_texts_read_in_parts_beyond_max_memory_are_enomem(mount_with: Callable[[
     mount.post(*(f"mount -t tmpfs {'s' * 250} /{'m' * 250}{n}" for n in range(100)))
     size = len((mount.path / "sim/snapshot").read_bytes())
     with ExitStack() as files:
-        fds = [files.enter_context(opened(mount.path / "sim/snapshot")) for _ in range((1 << 19) // size + 1)]
+        fds = [
+            files.enter_context(opened(mount.path / "sim/snapshot")) for _ in range((1 << 19) * 3 // 4 // size + 1)
+        ]  # one user's
         for fd in fds[:-1]:
             os.read(fd, 100)
         with refused(errno.ENOMEM):

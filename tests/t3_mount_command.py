@@ -542,6 +542,7 @@ def test_help_names_every_option_and_exit_code(word: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     for option in (
         "strict", "enobufs", "depth=N", "events_depth=N", "log_events=N", "max_watches=N", "max_objects=N",
+        "max_user_objects=N", "max_all_objects=N",
         "max_waiting=N", "max_user_waiting=N", "max_line=N", "max_handles=N", "max_user_handles=N", "max_queues=N",
         "max_memory=MIB", "max_mounts=N", "max_keys=N", "user=NAME", "private_mounts",
         "max_processes=N", "max_devices=N", "allow_other", "allow_root", "uid=N", "gid=N", "umask=OCTAL", "ro",

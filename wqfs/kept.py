@@ -41,10 +41,27 @@ class Batch:
         self._kept.used -= self._bytes
 
 
+class Account:
+    """What one user has of a Kept: at most three quarters, so that one alone leaves something to others."""
+
+    __slots__ = ("_kept", "_uid")
+
+    def __init__(self, kept: Kept, uid: int) -> None:
+        self._kept = kept
+        self._uid = uid
+
+    def take(self, size: int) -> bool:
+        """Count `size` bytes, if they are not too many."""
+        return self._kept.take(size, self._uid)
+
+    def give_back(self, size: int) -> None:
+        self._kept.give_back(size, self._uid)
+
+
 class Kept:
     """limit: bytes; used: of them; on_full: called where more than that are used, and lets go of some."""
 
-    __slots__ = ("_batch", "_left", "limit", "on_full", "used")
+    __slots__ = ("_batch", "_left", "_users", "limit", "on_full", "used")
 
     def __init__(self, limit: int = 128 << 20) -> None:
         self.limit = limit
@@ -52,6 +69,7 @@ class Kept:
         self.on_full: Callable[[], object] = _nothing
         self._batch = Batch(self)
         self._left = _BATCH
+        self._users: dict[int, int] = {}  # bytes of each, of those who have some
 
     def batch(self, size: int) -> Batch:
         """The batch of an event of `size` bytes that comes about now."""
@@ -72,15 +90,23 @@ class Kept:
         if self.used > self.limit:
             self.on_full()
 
-    def take(self, size: int) -> bool:
-        """Count `size` bytes, if they are not too many."""
-        if self.used + size > self.limit:
+    def take(self, size: int, uid: int) -> bool:
+        """Count `size` bytes of a user, if they are not too many."""
+        of_user = self._users.get(uid, 0) + size
+        if self.used + size > self.limit or of_user > self.limit * 3 // 4:
             return False
         self.used += size
+        if of_user:
+            self._users[uid] = of_user
         return True
 
-    def give_back(self, size: int) -> None:
+    def give_back(self, size: int, uid: int) -> None:
         self.used -= size
+        left = self._users.get(uid, 0) - size
+        if left > 0:
+            self._users[uid] = left
+        else:
+            self._users.pop(uid, None)
 
 
 def _nothing() -> None:

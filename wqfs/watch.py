@@ -18,6 +18,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Final
 
 from wqfs.abi import records as r
 from wqfs.event import Event, Log, Stream, Told
@@ -32,6 +33,9 @@ class WatchRefused(OSError):
 
 Place = tuple[str, ...]
 """A directory within a mount, as path segments; () is its root, and what every other object has."""
+_NAME_BYTES: Final = 64
+_OBJECT_BYTES: Final = 1024
+"""An object whose text takes more than this counts for several."""
 Group = tuple["Entry", ...]
 """The entries on one place of an object, newest first."""
 
@@ -117,9 +121,11 @@ class Entry:
     label: the object as `objects` writes it, `mount /mnt` or `key 1234`.
     """
 
-    __slots__ = ("id", "label", "place", "target", "watch")
+    __slots__ = ("cost", "id", "label", "place", "target", "watch")
 
-    def __init__(self, watch: Watch, target: Watchable, id_: int, place: tuple[str, ...], label: str) -> None:
+    def __init__(self, watch: Watch, target: Watchable, id_: int, place: Place, label: str, cost: int = 1) -> None:
+        self.cost = cost
+        """How many objects it counts for."""
         self.watch = watch
         self.target = target
         self.id = id_
@@ -218,12 +224,15 @@ with that one's bits."""
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of the tables. watches: a user's; queues: watches of all users; objects: a watch's; depths in
-    records or events; memory: bytes of events and of logs' texts."""
+    """Bounds of the tables. watches: a user's; queues: watches of all users; objects: a watch's, user_objects those
+    of all watches of a user, all_objects of all; depths in records or events; memory: bytes of events and of logs'
+    texts."""
 
     watches: int = 1024
     queues: int = 16384
     objects: int = 1024
+    user_objects: int = 16384
+    all_objects: int = 65536
     depth: int = 256
     events_depth: int = 1024
     log_events: int = 4096
@@ -266,6 +275,8 @@ class Watches:
         self._everything: dict[int, Watch] = {}
         self._everything_else: dict[int, Watch] = {}  # of those who are not trusted
         self._owned: dict[int, int] = {}
+        self._user_objects: dict[int, int] = {}
+        self._all_objects = 0
         self._last_number = 0
 
     def trusts(self, uid: int) -> bool:
@@ -313,6 +324,7 @@ class Watches:
         """End a watch that nobody can read any more: no records are posted for it."""
         for entry in watch.entries:
             entry.target.remove_watcher(entry)
+            self._uncount(entry)
         watch.objects = None
         self._stop_everything(watch)
         if self.by_number.pop(watch.number, None) is not None:
@@ -332,11 +344,28 @@ class Watches:
             raise WatchRefused(errno.EBUSY, f"{label} is watched by this queue already")
         if len(watch.objects) >= self.limits.objects:
             raise WatchRefused(errno.EDQUOT, f"the watch has {self.limits.objects} objects, the limit max_objects")
-        entry = watch.objects[target, place] = Entry(watch, target, id_, place, label)
+        cost = 1 + (len(label) + _NAME_BYTES * len(place)) // _OBJECT_BYTES
+        of_user = self._user_objects.get(watch.uid, 0) + cost
+        if of_user > self.limits.user_objects:
+            limit = self.limits.user_objects
+            raise WatchRefused(errno.EDQUOT, f"user {watch.uid} has {limit} objects, the limit max_user_objects")
+        if self._all_objects + cost > self.limits.all_objects:
+            limit = self.limits.all_objects
+            raise WatchRefused(errno.ENOSPC, f"all watches have {limit} objects, the limit max_all_objects")
+        self._user_objects[watch.uid] = of_user
+        self._all_objects += cost
+        entry = watch.objects[target, place] = Entry(watch, target, id_, place, label, cost)
         target.add_watcher(entry)
         if watch.everything:
             self._stop_everything(watch)
         return entry
+
+    def _uncount(self, entry: Entry) -> None:
+        uid = entry.watch.uid
+        self._all_objects -= entry.cost
+        self._user_objects[uid] -= entry.cost
+        if not self._user_objects[uid]:
+            del self._user_objects[uid]
 
     def watch_everything(self, watch: Watch, on: bool) -> None:
         """Whether a watch without objects sees all, as its user may."""
@@ -367,6 +396,7 @@ class Watches:
         watch = entry.watch
         assert watch.objects is not None
         del watch.objects[entry.target, entry.place]
+        self._uncount(entry)
         entry.target.remove_watcher(entry)
         record = r.removal(entry.target.watch_object_id, 0)
         event = self.event(now_ns, record, {"was": entry.label})

@@ -64,6 +64,8 @@ options
   log_events=N    events in `log` before it is cut to nothing (default 4096)
   max_watches=N   watches and open root queues of one user (default 1024), EDQUOT beyond
   max_objects=N   objects of one watch (default 1024), EDQUOT beyond
+  max_user_objects=N   of all watches of one user (default 16384), a long path counts more, EDQUOT beyond
+  max_all_objects=N    of all watches (default 65536), ENOSPC beyond
   max_waiting=N   readers that wait at once (default 16384), ENOMEM beyond
   max_line=N      bytes of one command line (default 4096), EINVAL beyond
   max_user_waiting=N   those of one user (default 12288), EDQUOT beyond

@@ -26,7 +26,7 @@ from wqfs.fs.handles.text import ChangingTextHandle, EventsHandle, LogHandle, Te
 from wqfs.fs.nodes import Place
 from wqfs.fs.options import Options
 from wqfs.fs.refusals import Refusals
-from wqfs.kept import Kept
+from wqfs.kept import Account, Kept
 from wqfs.sim.command import Actor
 from wqfs.sim.limits import SimLimits
 from wqfs.sim.system import System
@@ -98,6 +98,8 @@ class Filesystem:
             watches=options.max_watches,
             queues=options.max_queues,
             objects=options.max_objects,
+            user_objects=options.max_user_objects,
+            all_objects=options.max_all_objects,
             depth=options.depth,
             events_depth=options.events_depth,
             log_events=options.log_events,
@@ -139,7 +141,6 @@ class Filesystem:
         self._version = 0
         self._changed_ns = self.started_ns = now_ns()
         self._kept_texts = Kept(options.max_memory << 19)  # the other half
-        self._lines = LineContext(options.max_line, self.refusals.add, self._kept_texts)
         self._queues = QueueContext(
             too_small=errno.ENOBUFS if options.enobufs else errno.EMSGSIZE,
             fetch=fetch,
@@ -282,11 +283,11 @@ class Filesystem:
             watch = self.make_watch("", caller[0], caller[1])
             return self._handle_of_watch(nodes.QUEUE, watch, flags, caller)
         if place is nodes.POST:
-            return LineHandle("post", bytes, _as_opened(self._post, caller), self._lines)
+            return LineHandle("post", bytes, _as_opened(self._post, caller), self._lines(caller))
         if place is nodes.RECORDS:
             return RecordsHandle(self._deliver_raw, self.refusals.add)
         if place is nodes.CALLS:
-            return CallsHandle(self._call, self.refusals.add, self._kept_texts)
+            return CallsHandle(self._call, self.refusals.add, self._account(caller))
         if place is nodes.MOUNTINFO:
             if self._mount_source is None:
                 self._mount_source = Source(self.mount_changes, self.channel.ready)
@@ -294,12 +295,19 @@ class Filesystem:
                 partial(self._text, place, None),
                 self.mount_changes.get_number,
                 self._mount_source,
-                self._kept_texts,
+                self._account(caller),
             )
         if place.is_directory:
             raise OpenRefused(errno.EISDIR, "a directory")
         viewer = self.viewer(caller[0], caller[1])
-        return TextHandle(partial(self._text, place, None, viewer), kept=self._kept_texts)
+        return TextHandle(partial(self._text, place, None, viewer), kept=self._account(caller))
+
+    def _account(self, caller: Caller) -> Account:
+        """Where the texts are counted that are kept for a user."""
+        return Account(self._kept_texts, caller[0])
+
+    def _lines(self, caller: Caller) -> LineContext:
+        return LineContext(self.options.max_line, self.refusals.add, self._account(caller))
 
     def _text(self, place: Place, watch: Watch | None, viewer: Actor | None = None) -> bytes:
         return self._texts.text(place, watch, viewer)
@@ -324,16 +332,17 @@ class Filesystem:
                 raise OpenRefused(errno.ENOENT, "the watch has no name")
             return LogHandle(watch, log, self._released)
         released = partial(self._released, watch)
+        lines = self._lines(caller)
         if place is nodes.OBJECTS:
             run = partial(self.control.objects_line, watch)
-            return LineHandle("objects", view, _as_opened(run, caller), self._lines, released)
+            return LineHandle("objects", view, _as_opened(run, caller), lines, released)
         if place is nodes.DEPTH:
-            return LineHandle("depth", view, partial(self.control.depth_line, watch), self._lines, released)
+            return LineHandle("depth", view, partial(self.control.depth_line, watch), lines, released)
         if place is nodes.FILTER:
-            whole = WholeTextHandle("filter", view, partial(self.control.filter_lines, watch), self._lines, released)
+            whole = WholeTextHandle("filter", view, partial(self.control.filter_lines, watch), lines, released)
             whole.truncated = bool(flags & os.O_TRUNC)  # the kernel sends no SETATTR for `>`
             return whole
-        return TextHandle(view, released, self._kept_texts)
+        return TextHandle(view, released, self._account(caller))
 
     def truncate(self, place: Place, watch: Watch | None, fh: int | None) -> None:
         """Cut a file to nothing: empties a filter, at the close when a descriptor did it; else nothing."""

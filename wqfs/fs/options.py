@@ -29,10 +29,10 @@ class Options:
     private_mounts: other users than the owner and root hear of keys alone. uid, gid: owner of the tree, None for who
     mounts; umask: cleared from all modes. user: whom the server becomes once it has mounted, None for nobody else.
     depth: the depth that a queue takes at its first event when nobody sized it, records, 1..512. Limits: events_depth
-    and log_events in events, max_watches a user's watches, max_objects a watch's objects, max_waiting readers that
-    wait, max_user_waiting those of one user, max_line bytes of a command, max_handles open files and directories,
-    max_user_handles those of one user, max_queues watches of all users, max_memory MiB of events and texts that are
-    kept for readers; of the simulated system max_mounts, max_keys, max_processes with their threads, max_devices.
+    and log_events in events, max_watches a user's watches, max_objects a watch's objects, max_user_objects those
+    of all watches of a user, max_all_objects those of all, max_waiting readers that wait, max_user_waiting those of
+    one user, max_line bytes of a command, max_handles open files and directories, max_user_handles those of one user,
+    max_queues watches of all users, max_memory MiB of events and texts that are kept for readers; of the simulated system max_mounts, max_keys, max_processes with their threads, max_devices.
     """
 
     allow_other: bool = False
@@ -53,6 +53,8 @@ class Options:
     log_events: int = 4096
     max_watches: int = 1024
     max_objects: int = 1024
+    max_user_objects: int = 16384
+    max_all_objects: int = 65536
     max_waiting: int = 16384
     max_line: int = 4096
     max_user_waiting: int = 12288
@@ -82,6 +84,8 @@ BOUNDS: Final = {
     "log_events": (1, 1 << 20),
     "max_watches": (1, 1 << 20),
     "max_objects": (1, 1 << 20),
+    "max_user_objects": (1, 1 << 24),
+    "max_all_objects": (1, 1 << 24),
     "max_waiting": (1, 1 << 20),
     "max_line": (64, 64 * 1024),
     "max_user_waiting": (1, 1 << 20),

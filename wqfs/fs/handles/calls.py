@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from wqfs.fs.handles.base import Caller, Complain, Handle
-from wqfs.kept import Kept
+from wqfs.kept import Account
 
 REQUEST_MAX = 8 << 20
 """Bytes of a request: the largest payload, each byte of it as \\u00XX."""
@@ -32,7 +32,7 @@ class CallsHandle(Handle):
 
     __slots__ = ("_answer", "_complain", "_kept", "_pieces", "_run")
 
-    def __init__(self, run: CallRunner, complain: Complain, kept: Kept) -> None:
+    def __init__(self, run: CallRunner, complain: Complain, kept: Account) -> None:
         """kept: where a request is counted while it comes in pieces."""
         self._kept = kept
         self._run = run

@@ -18,7 +18,7 @@ from wqfs.abi.errors import Malformed
 from wqfs.fs.channel_limits import MAX_WRITE
 from wqfs.fs.handles.base import Caller, Complain
 from wqfs.fs.handles.text import TextHandle
-from wqfs.kept import Kept
+from wqfs.kept import Account
 
 
 class LineRefused(Exception):
@@ -40,7 +40,7 @@ class LineContext:
 
     max_line: int
     complain: Complain
-    texts: Kept
+    texts: Account
 
 
 class LineHandle(TextHandle):
@@ -134,6 +134,10 @@ MAX_TEXT: Final = 64 * 1024
 """Bytes that a file whose lines count together takes from one open."""
 
 
+_LINE_BYTES: Final = 64
+"""What a line takes besides its text."""
+
+
 class _Refused(Exception):
     """A refusal that is in `errors` already; only its errno is still wanted."""
 
@@ -152,7 +156,7 @@ class WholeTextHandle(LineHandle):
     replace: takes all lines, raises LineRefused with the line and its number.
     """
 
-    __slots__ = ("_bytes", "_lines", "_replace")
+    __slots__ = ("_bytes", "_counted_lines", "_lines", "_replace")
 
     def __init__(
         self,
@@ -164,6 +168,7 @@ class WholeTextHandle(LineHandle):
     ) -> None:
         self._lines: list[str] = []
         self._bytes = 0
+        self._counted_lines = 0
         self._replace = replace
         super().__init__(name, view, _nothing, context, released)
 
@@ -174,13 +179,26 @@ class WholeTextHandle(LineHandle):
         if self._bytes + len(data) > MAX_TEXT:
             self._context.complain(self._name, f"expected at most {MAX_TEXT} bytes since the open", caller)
             return -errno.EINVAL
+        size = len(data) + _LINE_BYTES * (bytes(data).count(b"\n") + 1)
+        if not self._context.texts.take(size):
+            return -errno.ENOMEM
+        self._counted_lines += size
         before = len(self._lines)
         count = super().write(data, offset, caller)
         if count < 0:
             del self._lines[before:]
+            self._give_back(size)
         else:
             self._bytes += count
         return count
+
+    def _give_back(self, size: int) -> None:
+        self._counted_lines -= size
+        self._context.texts.give_back(size)
+
+    def release(self) -> None:
+        super().release()
+        self._give_back(self._counted_lines)
 
     def _finish(self, caller: Caller) -> None:
         try:

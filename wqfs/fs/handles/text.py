@@ -9,7 +9,7 @@ from select import POLLERR, POLLPRI
 from wqfs.abi.polling import READABLE
 from wqfs.event import Log, Stream
 from wqfs.fs.handles.base import STREAM_FLAGS, Handle, Source
-from wqfs.kept import Kept
+from wqfs.kept import Account
 from wqfs.watch import Watch
 
 
@@ -23,7 +23,7 @@ class TextHandle(Handle):
     __slots__ = ("_counted", "_end", "_kept", "_released", "_text", "_view")
 
     def __init__(
-        self, view: Callable[[], bytes], released: Callable[[], None] | None = None, kept: Kept | None = None
+        self, view: Callable[[], bytes], released: Callable[[], None] | None = None, kept: Account | None = None
     ) -> None:
         """released: called at the close; kept: where the text is counted while it is kept."""
         self._view = view
@@ -71,7 +71,7 @@ class ChangingTextHandle(TextHandle):
 
     __slots__ = ("_seen", "_source", "_version")
 
-    def __init__(self, view: Callable[[], bytes], version: Callable[[], int], source: Source, kept: Kept) -> None:
+    def __init__(self, view: Callable[[], bytes], version: Callable[[], int], source: Source, kept: Account) -> None:
         super().__init__(view, kept=kept)
         self._version = version
         self._seen = version()
