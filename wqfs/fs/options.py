@@ -32,7 +32,8 @@ class Options:
     and log_events in events, max_watches a user's watches, max_objects a watch's objects, max_user_objects those
     of all watches of a user, max_all_objects those of all, max_waiting readers that wait, max_user_waiting those of
     one user, max_line bytes of a command, max_handles open files and directories, max_user_handles those of one user,
-    max_queues watches of all users, max_memory MiB of events and texts that are kept for readers; of the simulated system max_mounts, max_keys, max_processes with their threads, max_devices.
+    max_queues watches of all users, max_memory MiB of events and texts that are kept for readers; of the simulated
+    system max_mounts, max_keys, max_processes with their threads, max_devices.
     """
 
     allow_other: bool = False
