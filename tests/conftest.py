@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.booted import Machine, booted, skip_where_nothing_boots
+from tests.posting import Sight
 from tests.running import refusal_of_keyctl
 from tests.tools import ROOT, Mount, mounted
 
@@ -73,6 +74,22 @@ def watch(shared: Mount) -> Iterator[Path]:
     yield folder
     if folder.exists():
         folder.rmdir()
+
+
+@pytest.fixture
+def sight(watch: Path) -> Iterator[Sight]:
+    """The `events` of the watch, which watches everything."""
+    sight = Sight(watch)
+    yield sight
+    os.close(sight.fd)
+
+
+@pytest.fixture
+def post(shared: Mount) -> Iterator[int]:
+    """A descriptor of `post`."""
+    fd = os.open(shared.path / "post", os.O_WRONLY)
+    yield fd
+    os.close(fd)
 
 
 @pytest.fixture(scope="session")

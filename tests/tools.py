@@ -176,6 +176,17 @@ def deliver(mount: Mount, *records: bytes) -> None:
         os.close(fd)
 
 
+def drain(fd: int, size: int = 65536) -> bytes:
+    """All there is, by reads of `size` bytes."""
+    parts = []
+    try:
+        while data := os.read(fd, size):
+            parts.append(data)
+    except BlockingIOError:
+        pass
+    return b"".join(parts)
+
+
 @contextmanager
 def opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
     """A descriptor, closed at the end."""
@@ -240,12 +251,16 @@ class Call:
         return self._answer
 
 
+def metric(mount: Mount, name: str) -> int:
+    """The number of `wqfs_NAME` in the mount's `metrics`."""
+    match = re.search(rf"^wqfs_{name} (\d+)$", (mount.path / "metrics").read_text(), re.MULTILINE)
+    assert match, f"no wqfs_{name} in metrics"
+    return int(match[1])
+
+
 def waiting_readers(mount: Mount) -> int:
     """Reads that wait anywhere on the mount: those on the root's queue have no `status`."""
-    for line in (mount.path / "metrics").read_text().splitlines():
-        if line.startswith("wqfs_waiting_readers "):
-            return int(line.split()[1])
-    raise AssertionError("no wqfs_waiting_readers in metrics")
+    return metric(mount, "waiting_readers")
 
 
 def wait_for_any_readers(mount: Mount, count: int) -> None:
