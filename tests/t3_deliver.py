@@ -6,31 +6,18 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.tools import LIMIT, NO_WAIT, Mount, mounted, new_watch, opened, refused, wait_until
+from tests.tools import LIMIT, NO_WAIT, Mount, new_watch, opened, refused, wait_until
 from wqfs.abi import filters, ioctls
 from wqfs.abi import records as r
 
 UPDATED = r.encode(r.WatchType.KEY_NOTIFY, r.KeySubtype.UPDATED, r.KEY_BODY.pack(77, 0), watch_id=3)
 CLEARED = r.encode(r.WatchType.KEY_NOTIFY, r.KeySubtype.CLEARED, r.KEY_BODY.pack(77, 0), watch_id=3)
 REMOVAL = r.removal(77, 3)
-
-
-@pytest.fixture(scope="module")
-def mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mount]:
-    with mounted(tmp_path_factory.mktemp("deliver")) as mount:
-        yield mount
-
-
-@pytest.fixture
-def watch(mount: Mount) -> Iterator[Path]:
-    with new_watch(mount) as watch:
-        yield watch
 
 
 def deliver(fd: int, record: bytes, size: int | None = None) -> None:
@@ -45,8 +32,8 @@ def test_record_comes_out_as_it_is(watch: Path) -> None:
         assert os.read(fd, 4096) == UPDATED
 
 
-def test_other_queues_hear_nothing(mount: Mount, watch: Path) -> None:
-    with new_watch(mount) as other, opened(watch / "queue") as fd, opened(other / "queue", NO_WAIT) as there:
+def test_other_queues_hear_nothing(shared: Mount, watch: Path) -> None:
+    with new_watch(shared) as other, opened(watch / "queue") as fd, opened(other / "queue", NO_WAIT) as there:
         deliver(fd, UPDATED)
         with refused(errno.EAGAIN):
             os.read(there, 4096)
@@ -62,7 +49,7 @@ def test_filter_holds_what_is_not_meta(watch: Path) -> None:
     assert "filtered 1\n" in (watch / "status").read_text()
 
 
-def test_log_has_it_under_a_number(mount: Mount, watch: Path) -> None:
+def test_log_has_it_under_a_number(shared: Mount, watch: Path) -> None:
     with opened(watch / "queue") as fd:
         deliver(fd, UPDATED)
         deliver(fd, CLEARED)
@@ -72,10 +59,10 @@ def test_log_has_it_under_a_number(mount: Mount, watch: Path) -> None:
     assert second["seq"] == first["seq"] + 1
 
 
-def test_queue_hears_no_longer_of_everything(mount: Mount, watch: Path) -> None:
+def test_queue_hears_no_longer_of_everything(shared: Mount, watch: Path) -> None:
     with opened(watch / "queue", NO_WAIT) as fd:
         deliver(fd, b"")
-        mount.post("mount none /tmp -t tmpfs", "umount /tmp")
+        shared.post("mount none /tmp -t tmpfs", "umount /tmp")
         with refused(errno.EAGAIN):
             os.read(fd, 4096)
 

@@ -15,24 +15,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools import LIMIT, NO_WAIT, Mount, deliver, mounted, new_watch, opened, record, refused, set_flags
+from tests.tools import LIMIT, NO_WAIT, Mount, deliver, new_watch, opened, record, refused, set_flags
 
 libc = ctypes.CDLL(None, use_errno=True)
 O_DIRECT = os.O_DIRECT
 
 
-@pytest.fixture(scope="module")
-def mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mount]:
-    with mounted(tmp_path_factory.mktemp("splice")) as mount:
-        yield mount
-
-
 @pytest.fixture
-def watch(mount: Mount) -> Iterator[Path]:
+def watch(shared: Mount, watch: Path) -> Path:
     """A watch with three records queued."""
-    with new_watch(mount) as watch:
-        deliver(mount, record(1), record(2), record(3))
-        yield watch
+    deliver(shared, record(1), record(2), record(3))
+    return watch
 
 
 @pytest.fixture
@@ -97,23 +90,23 @@ def libc_sendfile(sink: int, source: int, size: int) -> int:
 
 @pytest.mark.parametrize("take", TAKES.values(), ids=TAKES)
 @pytest.mark.parametrize("size", [1, 16, 48, 4096, 1 << 20])
-def test_take_into_a_pipe(mount: Mount, watch: Path, pipe: tuple[int, int], take: Take, size: int) -> None:
-    with nothing_consumed(mount, watch):
+def test_take_into_a_pipe(shared: Mount, watch: Path, pipe: tuple[int, int], take: Take, size: int) -> None:
+    with nothing_consumed(shared, watch):
         with opened(watch / "queue") as fd, refused(errno.EINVAL):
             take(fd, pipe[1], size)
         assert is_empty(pipe)
 
 
 @pytest.mark.parametrize("take", TAKES.values(), ids=TAKES)
-def test_take_from_an_empty_queue_does_not_wait(mount: Mount, pipe: tuple[int, int], take: Take) -> None:
-    with new_watch(mount) as watch, opened(watch / "queue") as fd, refused(errno.EINVAL):
+def test_take_from_an_empty_queue_does_not_wait(shared: Mount, pipe: tuple[int, int], take: Take) -> None:
+    with new_watch(shared) as watch, opened(watch / "queue") as fd, refused(errno.EINVAL):
         take(fd, pipe[1], 4096)
 
 
 @pytest.mark.parametrize("take", TAKES.values(), ids=TAKES)
-def test_take_again_and_again(mount: Mount, watch: Path, pipe: tuple[int, int], take: Take) -> None:
+def test_take_again_and_again(shared: Mount, watch: Path, pipe: tuple[int, int], take: Take) -> None:
     """The page cache keeps nothing of a refused read."""
-    with nothing_consumed(mount, watch), opened(watch / "queue") as fd:
+    with nothing_consumed(shared, watch), opened(watch / "queue") as fd:
         for _ in range(3):
             with refused(errno.EINVAL):
                 take(fd, pipe[1], 4096)
@@ -121,7 +114,7 @@ def test_take_again_and_again(mount: Mount, watch: Path, pipe: tuple[int, int], 
 
 
 @pytest.mark.parametrize("take", TAKES.values(), ids=TAKES)
-def test_take_after_the_rmdir(mount: Mount, watch: Path, pipe: tuple[int, int], take: Take) -> None:
+def test_take_after_the_rmdir(shared: Mount, watch: Path, pipe: tuple[int, int], take: Take) -> None:
     with opened(watch / "queue") as fd:
         watch.rmdir()
         with refused(errno.EINVAL):
@@ -130,9 +123,9 @@ def test_take_after_the_rmdir(mount: Mount, watch: Path, pipe: tuple[int, int], 
 
 
 @pytest.mark.parametrize("take", TAKES.values(), ids=TAKES)
-def test_take_with_o_direct_set_later(mount: Mount, watch: Path, pipe: tuple[int, int], take: Take) -> None:
+def test_take_with_o_direct_set_later(shared: Mount, watch: Path, pipe: tuple[int, int], take: Take) -> None:
     """With O_DIRECT splice takes the way of read, and would steal."""
-    with nothing_consumed(mount, watch):
+    with nothing_consumed(shared, watch):
         with opened(watch / "queue") as fd:
             set_flags(fd, add=O_DIRECT)
             with refused(errno.EINVAL):
@@ -141,36 +134,36 @@ def test_take_with_o_direct_set_later(mount: Mount, watch: Path, pipe: tuple[int
 
 
 @pytest.mark.parametrize("take", TAKES.values(), ids=TAKES)
-def test_take_from_the_root_queue(mount: Mount, pipe: tuple[int, int], take: Take) -> None:
-    with opened(mount.path / "queue", NO_WAIT) as fd:
-        deliver(mount, record(1))
+def test_take_from_the_root_queue(shared: Mount, pipe: tuple[int, int], take: Take) -> None:
+    with opened(shared.path / "queue", NO_WAIT) as fd:
+        deliver(shared, record(1))
         with refused(errno.EINVAL):
             take(fd, pipe[1], 4096)
         assert os.read(fd, 4096) == record(1)
 
 
-def test_sendfile_into_a_file(mount: Mount, watch: Path, tmp_path: Path) -> None:
-    with nothing_consumed(mount, watch):
+def test_sendfile_into_a_file(shared: Mount, watch: Path, tmp_path: Path) -> None:
+    with nothing_consumed(shared, watch):
         with opened(watch / "queue") as fd, opened(tmp_path / "copy", os.O_CREAT | os.O_WRONLY) as copy:
             with refused(errno.EINVAL):
                 libc_sendfile(copy, fd, 4096)
         assert (tmp_path / "copy").stat().st_size == 0
 
 
-def test_sendfile_into_a_socket(mount: Mount, watch: Path) -> None:
+def test_sendfile_into_a_socket(shared: Mount, watch: Path) -> None:
     ours, theirs = socket.socketpair()
-    with ours, theirs, nothing_consumed(mount, watch), opened(watch / "queue") as fd, refused(errno.EINVAL):
+    with ours, theirs, nothing_consumed(shared, watch), opened(watch / "queue") as fd, refused(errno.EINVAL):
         libc_sendfile(ours.fileno(), fd, 4096)
 
 
-def test_sendfile_from_an_offset(mount: Mount, watch: Path, pipe: tuple[int, int]) -> None:
-    with nothing_consumed(mount, watch), opened(watch / "queue") as fd, refused(errno.ESPIPE):
+def test_sendfile_from_an_offset(shared: Mount, watch: Path, pipe: tuple[int, int]) -> None:
+    with nothing_consumed(shared, watch), opened(watch / "queue") as fd, refused(errno.ESPIPE):
         os.sendfile(pipe[1], fd, 0, 4096)
 
 
-def test_copy_file_range(mount: Mount, watch: Path, tmp_path: Path) -> None:
+def test_copy_file_range(shared: Mount, watch: Path, tmp_path: Path) -> None:
     """What `cp` tries first; it reads after this."""
-    with nothing_consumed(mount, watch):
+    with nothing_consumed(shared, watch):
         with opened(watch / "queue") as fd, opened(tmp_path / "copy", os.O_CREAT | os.O_WRONLY) as copy:
             with pytest.raises(OSError) as caught:
                 os.copy_file_range(fd, copy, 4096)
@@ -181,18 +174,18 @@ def test_copy_file_range(mount: Mount, watch: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_WRONLY, os.O_RDWR])
-def test_open_with_o_direct(mount: Mount, watch: Path, flags: int) -> None:
-    with nothing_consumed(mount, watch), refused(errno.EINVAL):
+def test_open_with_o_direct(shared: Mount, watch: Path, flags: int) -> None:
+    with nothing_consumed(shared, watch), refused(errno.EINVAL):
         os.open(watch / "queue", flags | O_DIRECT)
 
 
-def test_open_of_the_root_queue_with_o_direct(mount: Mount) -> None:
+def test_open_of_the_root_queue_with_o_direct(shared: Mount) -> None:
     with refused(errno.EINVAL):
-        os.open(mount.path / "queue", os.O_RDONLY | O_DIRECT)
+        os.open(shared.path / "queue", os.O_RDONLY | O_DIRECT)
 
 
-def test_read_with_o_direct_set_later_and_taken_back(mount: Mount, watch: Path) -> None:
-    with nothing_consumed(mount, watch), opened(watch / "queue") as fd:
+def test_read_with_o_direct_set_later_and_taken_back(shared: Mount, watch: Path) -> None:
+    with nothing_consumed(shared, watch), opened(watch / "queue") as fd:
         set_flags(fd, add=O_DIRECT)
         with refused(errno.EINVAL):
             os.read(fd, 4096)
@@ -204,34 +197,34 @@ def test_read_with_o_direct_set_later_and_taken_back(mount: Mount, watch: Path) 
 
 
 @pytest.mark.parametrize("flags", [os.O_WRONLY, os.O_RDWR])
-def test_splice_into_it(mount: Mount, watch: Path, pipe: tuple[int, int], flags: int) -> None:
+def test_splice_into_it(shared: Mount, watch: Path, pipe: tuple[int, int], flags: int) -> None:
     os.write(pipe[1], record(9))
-    with nothing_consumed(mount, watch), opened(watch / "queue", flags) as fd, refused(errno.EXDEV):
+    with nothing_consumed(shared, watch), opened(watch / "queue", flags) as fd, refused(errno.EXDEV):
         os.splice(pipe[0], fd, 16)
 
 
-def test_sendfile_into_it(mount: Mount, watch: Path, tmp_path: Path) -> None:
+def test_sendfile_into_it(shared: Mount, watch: Path, tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(record(9))
-    with nothing_consumed(mount, watch), opened(tmp_path / "source") as source:
+    with nothing_consumed(shared, watch), opened(tmp_path / "source") as source:
         with opened(watch / "queue", os.O_WRONLY) as fd, refused(errno.EXDEV):
             libc_sendfile(fd, source, 16)
 
 
 @pytest.mark.parametrize("flags", [os.O_WRONLY, os.O_RDWR, os.O_WRONLY | NO_WAIT, os.O_WRONLY | os.O_APPEND])
 @pytest.mark.parametrize("size", [1, 16, 1 << 20])
-def test_write(mount: Mount, watch: Path, flags: int, size: int) -> None:
-    with nothing_consumed(mount, watch), opened(watch / "queue", flags) as fd, refused(errno.EXDEV):
+def test_write(shared: Mount, watch: Path, flags: int, size: int) -> None:
+    with nothing_consumed(shared, watch), opened(watch / "queue", flags) as fd, refused(errno.EXDEV):
         os.write(fd, record(9).ljust(size)[:size])
 
 
-def test_write_of_nothing(mount: Mount, watch: Path) -> None:
+def test_write_of_nothing(shared: Mount, watch: Path) -> None:
     """The kernel answers it and asks no server; a pipe says EXDEV (DESIGN.md has the list)."""
-    with nothing_consumed(mount, watch), opened(watch / "queue", os.O_WRONLY) as fd:
+    with nothing_consumed(shared, watch), opened(watch / "queue", os.O_WRONLY) as fd:
         assert os.write(fd, b"") == 0
 
 
-def test_write_to_a_descriptor_for_reading(mount: Mount, watch: Path) -> None:
-    with nothing_consumed(mount, watch), opened(watch / "queue") as fd, refused(errno.EBADF):
+def test_write_to_a_descriptor_for_reading(shared: Mount, watch: Path) -> None:
+    with nothing_consumed(shared, watch), opened(watch / "queue") as fd, refused(errno.EBADF):
         os.write(fd, b"x")
 
 
@@ -246,25 +239,25 @@ def test_write_after_the_rmdir(watch: Path) -> None:
 
 
 @pytest.mark.parametrize("whence", [os.SEEK_SET, os.SEEK_CUR, os.SEEK_END, os.SEEK_DATA, os.SEEK_HOLE])
-def test_lseek(mount: Mount, watch: Path, whence: int) -> None:
-    with nothing_consumed(mount, watch), opened(watch / "queue") as fd, refused(errno.ESPIPE):
+def test_lseek(shared: Mount, watch: Path, whence: int) -> None:
+    with nothing_consumed(shared, watch), opened(watch / "queue") as fd, refused(errno.ESPIPE):
         os.lseek(fd, 0, whence)
 
 
 @pytest.mark.parametrize("offset", [0, 16, 4096])
-def test_pread(mount: Mount, watch: Path, offset: int) -> None:
-    with nothing_consumed(mount, watch), opened(watch / "queue") as fd, refused(errno.ESPIPE):
+def test_pread(shared: Mount, watch: Path, offset: int) -> None:
+    with nothing_consumed(shared, watch), opened(watch / "queue") as fd, refused(errno.ESPIPE):
         os.pread(fd, 4096, offset)
 
 
-def test_pwrite(mount: Mount, watch: Path) -> None:
-    with nothing_consumed(mount, watch), opened(watch / "queue", os.O_WRONLY) as fd, refused(errno.ESPIPE):
+def test_pwrite(shared: Mount, watch: Path) -> None:
+    with nothing_consumed(shared, watch), opened(watch / "queue", os.O_WRONLY) as fd, refused(errno.ESPIPE):
         os.pwrite(fd, b"x", 0)
 
 
 @pytest.mark.parametrize("protection", [mmap.PROT_READ, mmap.PROT_READ | mmap.PROT_WRITE])
-def test_mmap_shared(mount: Mount, watch: Path, protection: int) -> None:
-    with nothing_consumed(mount, watch), opened(watch / "queue", os.O_RDWR) as fd, refused(errno.ENODEV):
+def test_mmap_shared(shared: Mount, watch: Path, protection: int) -> None:
+    with nothing_consumed(shared, watch), opened(watch / "queue", os.O_RDWR) as fd, refused(errno.ENODEV):
         mmap.mmap(fd, 4096, mmap.MAP_SHARED, protection)
 
 
@@ -272,13 +265,13 @@ def test_mmap_shared(mount: Mount, watch: Path, protection: int) -> None:
 
 
 @pytest.mark.parametrize("redirection", [">", ">>", "<>"])
-def test_redirection_by_a_shell_does_nothing(mount: Mount, watch: Path, redirection: str) -> None:
-    with nothing_consumed(mount, watch):
+def test_redirection_by_a_shell_does_nothing(shared: Mount, watch: Path, redirection: str) -> None:
+    with nothing_consumed(shared, watch):
         subprocess.run(["sh", "-c", f': {redirection} "$0"', str(watch / "queue")], check=True, timeout=LIMIT)
 
 
-def test_echo_by_a_shell_is_refused(mount: Mount, watch: Path) -> None:
-    with nothing_consumed(mount, watch):
+def test_echo_by_a_shell_is_refused(shared: Mount, watch: Path) -> None:
+    with nothing_consumed(shared, watch):
         done = subprocess.run(
             ["bash", "-c", 'echo x > "$0"', str(watch / "queue")],
             env={**os.environ, "LC_ALL": "C"}, capture_output=True, text=True, timeout=LIMIT, check=False,
@@ -286,8 +279,8 @@ def test_echo_by_a_shell_is_refused(mount: Mount, watch: Path) -> None:
         assert (done.returncode, os.strerror(errno.EXDEV) in done.stderr) == (1, True)
 
 
-def test_truncate_to_nothing_does_nothing(mount: Mount, watch: Path) -> None:
-    with nothing_consumed(mount, watch):
+def test_truncate_to_nothing_does_nothing(shared: Mount, watch: Path) -> None:
+    with nothing_consumed(shared, watch):
         os.truncate(watch / "queue", 0)
         with opened(watch / "queue", os.O_WRONLY) as fd:
             os.ftruncate(fd, 0)

@@ -17,8 +17,6 @@ from tests.tools import (
     NO_WAIT,
     Mount,
     deliver,
-    mounted,
-    new_watch,
     opened,
     record,
     running,
@@ -31,18 +29,11 @@ LATER = record(3)
 TOO_LONG = "Message too long"
 
 
-@pytest.fixture(scope="module")
-def mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mount]:
-    with mounted(tmp_path_factory.mktemp("tools")) as mount:
-        yield mount
-
-
 @pytest.fixture
-def watch(mount: Mount) -> Iterator[Path]:
+def watch(shared: Mount, watch: Path) -> Path:
     """A watch with two records queued."""
-    with new_watch(mount) as watch:
-        deliver(mount, record(1), record(2))
-        yield watch
+    deliver(shared, record(1), record(2))
+    return watch
 
 
 def needs(command: str) -> None:
@@ -102,11 +93,11 @@ TO_THE_END = {
 
 
 @pytest.mark.parametrize("command", TO_THE_END.values(), ids=TO_THE_END)
-def test_tool_reads_to_the_end(mount: Mount, watch: Path, output: Output, command: str) -> None:
+def test_tool_reads_to_the_end(shared: Mount, watch: Path, output: Output, command: str) -> None:
     """What is queued, what comes while it waits, and the end of file."""
     with output.of(command, watch / "queue") as process:
-        mount.wait_for_readers(watch)
-        deliver(mount, LATER)
+        shared.wait_for_readers(watch)
+        deliver(shared, LATER)
         watch.rmdir()
         status, data, said = output.finish(process)
     if command.startswith("xxd"):
@@ -129,45 +120,45 @@ COUNTED = {
 
 @pytest.mark.parametrize(("command", "wanted"), COUNTED.values(), ids=COUNTED)
 def test_tool_ends_after_what_it_was_asked_for(
-    mount: Mount, watch: Path, output: Output, command: str, wanted: bytes
+    shared: Mount, watch: Path, output: Output, command: str, wanted: bytes
 ) -> None:
     with output.of(command, watch / "queue") as process:
         assert output.finish(process) == (0, wanted, "")
 
 
-def test_head_waits_for_what_is_missing(mount: Mount, watch: Path, output: Output) -> None:
+def test_head_waits_for_what_is_missing(shared: Mount, watch: Path, output: Output) -> None:
     with output.of('head -c 48 "$Q"', watch / "queue") as process:
-        mount.wait_for_readers(watch)
-        deliver(mount, LATER)
+        shared.wait_for_readers(watch)
+        deliver(shared, LATER)
         assert output.finish(process) == (0, QUEUED + LATER, "")
 
 
-def test_timeout_ends_a_waiting_cat(mount: Mount, watch: Path, output: Output) -> None:
+def test_timeout_ends_a_waiting_cat(shared: Mount, watch: Path, output: Output) -> None:
     with output.of('timeout 60 cat "$Q"', watch / "queue") as process:
-        mount.wait_for_readers(watch)
+        shared.wait_for_readers(watch)
         process.send_signal(signal.SIGALRM)  # what its timer sends it when the time is over
         assert output.finish(process) == (124, QUEUED, "")
 
 
-def test_dd_nonblocking_says_that_there_is_nothing(mount: Mount, watch: Path, output: Output) -> None:
+def test_dd_nonblocking_says_that_there_is_nothing(shared: Mount, watch: Path, output: Output) -> None:
     with output.of('dd if="$Q" bs=4096 iflag=nonblock status=none', watch / "queue") as process:
         status, data, said = output.finish(process)
         assert (status, data) == (1, QUEUED)
         assert "Resource temporarily unavailable" in said
 
 
-def test_dd_direct_is_refused(mount: Mount, watch: Path, output: Output) -> None:
+def test_dd_direct_is_refused(shared: Mount, watch: Path, output: Output) -> None:
     with output.of('dd if="$Q" bs=4096 iflag=direct status=none', watch / "queue") as process:
         status, data, said = output.finish(process)
         assert (status, data) == (1, b"")
         assert "Invalid argument" in said
-    assert mount.status(watch)["queued"] == 2
+    assert shared.status(watch)["queued"] == 2
 
 
-def test_dd_on_the_root_queue(mount: Mount, output: Output) -> None:
-    with output.of('dd bs=16 count=2 status=none if="$Q"', mount.path / "queue") as process:
-        wait_for_any_readers(mount, 1)
-        deliver(mount, record(1), record(2))
+def test_dd_on_the_root_queue(shared: Mount, output: Output) -> None:
+    with output.of('dd bs=16 count=2 status=none if="$Q"', shared.path / "queue") as process:
+        wait_for_any_readers(shared, 1)
+        deliver(shared, record(1), record(2))
         assert output.finish(process) == (0, QUEUED, "")
 
 
@@ -186,13 +177,13 @@ TOO_SMALL = {
 
 @pytest.mark.parametrize(("command", "status", "message"), TOO_SMALL.values(), ids=TOO_SMALL)
 def test_tool_that_reads_less_than_a_record(
-    mount: Mount, watch: Path, output: Output, command: str, status: int, message: str
+    shared: Mount, watch: Path, output: Output, command: str, status: int, message: str
 ) -> None:
     """It says so, and nothing is lost."""
-    before = mount.status(watch)
+    before = shared.status(watch)
     with output.of(command, watch / "queue") as process:
         answer = output.finish(process)
     assert (answer[0], message in answer[2]) == (status, True), answer
-    assert mount.status(watch) == before
+    assert shared.status(watch) == before
     with opened(watch / "queue", NO_WAIT) as fd:
         assert os.read(fd, 4096) == QUEUED
