@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from tests.t1_mounts import make_system, make_watch, refusal, run, told
+from tests.simulated_mounts import make_system, make_watch, refusal, run, told
 from wqfs.abi import records as r
 from wqfs.event import Log
 from wqfs.sim import views

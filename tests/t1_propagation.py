@@ -9,7 +9,7 @@ import errno
 
 import pytest
 
-from tests.t1_mounts import IN_SUBTREE, at, brief, make_system, make_watch, refusal, run, told
+from tests.simulated_mounts import IN_SUBTREE, at, brief, make_system, make_watch, refusal, run, told
 from wqfs.abi import records as r
 from wqfs.sim import views
 from wqfs.sim.system import System
