@@ -18,7 +18,7 @@ filesystem  everything that one mount is made of, and what opening each place gi
 control     what a line of post, objects, filter or depth does to the core
 shares      how much of a table each user has
 views, metrics, refusals   the texts: sim/*, status, metrics, errors
-caller, caller_helper, vm  reading the memory of who calls an ioctl, in a process of its own
+caller, caller_process, caller_helper, vm   reading the memory of who calls an ioctl, in processes of their users
 mounting    fusermount3, and the mount table
 privileges, keeper   becoming a service user for good, and the process that stays root to unmount
 handover    a mount that goes over a socket to another process, which serves it

@@ -10,7 +10,7 @@ import errno
 import os
 from typing import Any, Final
 
-_libc: Final = ctypes.CDLL(None, use_errno=True)
+libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class _IoVec(ctypes.Structure):
@@ -25,8 +25,8 @@ _ARGUMENTS: Final[Any] = [
     ctypes.c_ulong,
     ctypes.c_ulong,
 ]
-_readv: Final = _libc.process_vm_readv
-_writev: Final = _libc.process_vm_writev
+_readv: Final = libc.process_vm_readv
+_writev: Final = libc.process_vm_writev
 for _call in (_readv, _writev):
     _call.restype = ctypes.c_ssize_t
     _call.argtypes = _ARGUMENTS
