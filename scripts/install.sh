@@ -5,6 +5,7 @@
 #                                     requirements-run.lock says; MANIFEST lists all that is elsewhere
 #   PREFIX/bin/wqfs, mount_wqfs       the commands; they need neither PATH nor HOME, which mount(8) unsets
 #   PREFIX/lib/systemd/system/*       the units, naming the installed command
+#   PREFIX/libexec/wqfs-unit          what the units run before and after it
 #   PREFIX/lib/sysusers.d, tmpfiles.d for a service user who is not root (an example until the user is made)
 #   PREFIX/share/man/man*, PREFIX/include/wqfs.h, PREFIX/share/doc/wqfs
 #
@@ -128,8 +129,10 @@ install() {
         ln -sf "../lib/wqfs/bin/$path" "$base/bin/$path"
     done
     for path in systemd/*.service; do
-        sed "s|@BINDIR@|$prefix/bin|g" "$path" | put 644 "$prefix/lib/systemd/system/${path##*/}"
+        sed "s|@BINDIR@|$prefix/bin|g; s|@LIBEXECDIR@|$prefix/libexec|g" "$path" |
+            put 644 "$prefix/lib/systemd/system/${path##*/}"
     done
+    put 755 "$prefix/libexec/wqfs-unit" <systemd/wqfs-unit
     put 644 "$prefix/lib/sysusers.d/wqfs.conf" <systemd/wqfs.sysusers.conf
     put 644 "$prefix/lib/tmpfiles.d/wqfs.conf.example" <systemd/wqfs.tmpfiles.conf
     put 644 "$prefix/share/doc/wqfs/wqfs-user.conf" <systemd/wqfs-user.conf

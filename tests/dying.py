@@ -303,6 +303,8 @@ def main() -> int:
     for thread in others:
         thread.start()
     done = mount.kill(kills)
+    if not kills:
+        sys.stdin.read()  # somebody else does something to it meanwhile
     mount.stop.set()
     for thread in others:
         thread.join(20)

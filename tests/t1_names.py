@@ -10,7 +10,7 @@ import trio
 
 from wqfs.fs.names import Names
 
-PLUMBING = {"close_directories", "forget", "init", "stacktrace"}
+PLUMBING = {"close_directories", "forget", "init", "keep_listings", "kept_listings", "stacktrace"}
 
 
 def test_fault_in_a_name_operation_is_eio_and_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from wqfs import __version__
 from wqfs.abi import fuse
-from wqfs.fs import nodes, state
+from wqfs.fs import nodes, state, store
 from wqfs.fs.channel import Channel
 from wqfs.fs.filesystem import Filesystem
 from wqfs.fs.journal import Journal
@@ -45,10 +45,10 @@ class Kept:
         self._unique = 100
 
     def again(self, shapes: state.Shapes | None = None) -> Kept:
-        self.recorder.settle_down()
-        recorder: Recorder = state.load(state.dump(self.recorder, shapes))
-        recorder.come_back(Journal(), no_fetch)
-        return Kept(recorder, [])
+        left: store.Left = state.load(state.dump(store.Left("/m", "0:1", self.recorder, {}, 0), shapes))
+        left.recorder.come_back(Journal())
+        left.recorder.real_fetch = no_fetch
+        return Kept(left.recorder, [])
 
     def open(self, place: nodes.Place, name: str = "", *, flags: int | None = None, caller: Any = ME) -> int:
         if flags is None:
@@ -209,6 +209,7 @@ def test_mount_goes_on_as_a_mount() -> None:
     read = struct.pack("=QQIIQII", fh, 0, 4096, fuse.FUSE_READ_LOCKOWNER, 0, 0, 0)
     assert kept.ask(fuse.READ, read) == []
     after = kept.again()
+    assert len(kept.filesystem.channel.waiting) == 1, "to be written down changes nothing"
     assert after.filesystem.channel.waiting == {}, "who waits asks again"
     assert after.ask(fuse.READ, read) == []
     records = after.open(nodes.RECORDS)

@@ -112,6 +112,10 @@ class Queue:
         self.settlers: dict[Callable[[], object], None] | None = None
         """Called when the queue was drained; None while nobody waits for that."""
 
+    def __getstate__(self) -> tuple[None, dict[str, object]]:
+        """Without settlers: who waits asks again."""
+        return None, {name: getattr(self, name) if name != "settlers" else None for name in self.__slots__}
+
     # -- the writing side
 
     def post(self, record: bytes) -> None:

@@ -26,6 +26,7 @@ options     the mount command's arguments
 session     one mount being served: its tasks, and the ways in which it ends
 recorder, journal, checkpoint, supervisor   what lets the daemon die: see docs/how-to/survive.md
 state       all of a mount as bytes, and back in another process
+store, resuming   a mount that is left to the service manager, and the process that goes on with it
 supervision what a service manager is told: ready, alive, stopping
 service     who serves: as whom, under a supervisor or not, and the end of it
 streams     the standard streams

@@ -108,13 +108,21 @@ class Channel:
         }
 
     def __getstate__(self) -> dict[str, object]:
-        """Without what belongs to the process: see Recorder.come_back."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("servers", "_on_started")}
+        """Without who waits, and what was asked of pyfuse3: all that was not answered is asked again."""
+        made_anew = ("_clock", "_on_started", "_opening", "_starting", "_waits_for", "servers", "waiting")
+        state = {name: value for name, value in self.__dict__.items() if name not in made_anew}
+        return state | {"_waits": Shares(self._waits.most)}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
+        self._clock = self._on_started = None
+        self._opening, self._starting = set(), set()
+        self._waits_for, self.waiting = {}, {}
         self.servers = self._serving()
-        self._on_started = None
+
+    def use_clock(self, clock: Callable[[], float] | None) -> None:
+        """As `clock` of a new one."""
+        self._clock = clock
 
     # -- from the kernel
 

@@ -18,14 +18,14 @@ from contextlib import suppress
 from typing import Final
 
 from wqfs.fs.journal import Journal
-from wqfs.fs.supervisor import Told
+from wqfs.fs.supervisor import HAND_OVER, Told
 
 ATTEMPTS: Final = 20
 """Successors that a checkpoint tries in a row, each of which died before it had a checkpoint of its own."""
 _BACK_OFF_S: Final = 0.01
 """Before the second one; doubled each time, up to _LONGEST_S."""
 _LONGEST_S: Final = 0.5
-_OF_THE_GROUP: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_OF_THE_GROUP: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, HAND_OVER)
 _PR_SET_NAME: Final = 15
 
 
@@ -183,8 +183,9 @@ def _dies(daemon: int, dismissed: int) -> bool:
     poll.register(dismissed, select.POLLIN)
     while True:
         ready = dict(poll.poll())
+        if dismissed in ready:  # first, for the daemon may have died since
+            if os.read(dismissed, 1) == b".":
+                return False
+            poll.unregister(dismissed)  # its end comes a moment before that of the process
         if daemon in ready:
             return True
-        if os.read(dismissed, 1) == b".":
-            return False
-        poll.unregister(dismissed)  # its end comes a moment before that of the process

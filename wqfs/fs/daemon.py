@@ -20,7 +20,7 @@ from typing import Final
 from wqfs import __version__
 from wqfs.fs import handover, privileges
 from wqfs.fs.logs import Flood, StandardError, Syslog
-from wqfs.fs.mounting import MountFailed, mount, taken_over
+from wqfs.fs.mounting import MountFailed, mount, resolved, taken_over
 from wqfs.fs.options import CommandLine, Options, UsageError, parse_command_line, parse_options
 from wqfs.fs.privileges import Identity
 from wqfs.fs.streams import complain, leave_terminal, open_missing_streams
@@ -115,12 +115,13 @@ def _run(line: CommandLine, program: str, on_started: Callable[[], object] | Non
     if on_started is None:
         faulthandler.enable()  # a watchdog that strikes sends SIGABRT: where we hung goes to the log
     ours = line.fuse_fd is None and line.fuse_socket is None
-    mountpoint = os.path.realpath(line.mountpoint) if ours else line.mountpoint
+    mountpoint = resolved(line.mountpoint) if ours else line.mountpoint
     options = line.options
     connection = None  # to who mounted, who unmounts when it is closed: at our end
     try:
         # Late, for it costs a quarter of a second that a usage error need not wait for; and before
         # the mount, which may hide where it comes from.
+        from wqfs.fs import resuming, store
         from wqfs.fs.service import Service
     except ModuleNotFoundError as error:
         return complain(
@@ -131,6 +132,10 @@ def _run(line: CommandLine, program: str, on_started: Callable[[], object] | Non
     # Between the mount and the first look for signals nothing could unmount: they wait until then.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     owner = (os.getuid(), os.getgid())
+    found = store.find()
+    resumed = resuming.resume(found, mountpoint, options) if found is not None and ours else None
+    if resumed is not None:
+        options = resumed.options
     try:
         identity = _identity(options, ours=ours)
     except UsageError as error:
@@ -144,6 +149,8 @@ def _run(line: CommandLine, program: str, on_started: Callable[[], object] | Non
             connection, fuse_fd, told = handover.take(line.fuse_socket)
             options = parse_options(line.said, parse_options(told))
             fuse_fd = taken_over(fuse_fd)
+        elif resumed is not None:
+            fuse_fd = taken_over(resumed.fuse_fd)
         else:
             fuse_fd = mount(mountpoint, options) if line.fuse_fd is None else taken_over(line.fuse_fd)
     except UsageError as error:
@@ -152,7 +159,8 @@ def _run(line: CommandLine, program: str, on_started: Callable[[], object] | Non
         return complain(program, str(error), error.exit_code)
     except OSError as error:
         return complain(program, f"Mounting on {mountpoint} failed: {error.strerror}.", EXIT_SYSTEM)
-    service = Service(program, mountpoint, fuse_fd, options, owner, line.ready_fd, STOP_SIGNALS, ours)
+    left = None if resumed is None else resumed.left
+    service = Service(program, mountpoint, fuse_fd, options, owner, line.ready_fd, STOP_SIGNALS, ours, left)
     try:
         return service.run(identity, on_started)
     finally:

@@ -80,6 +80,8 @@ class Device:
         """Why no checkpoint can be taken, where that is for good."""
         self._try_at = 0.0
         """Not before that is a checkpoint tried again that could not be taken."""
+        self._leave: Callable[[], None] | None = None
+        """To be called as soon as nothing is between a request and its answer: see `leave`."""
         self._greeting = 0
         """The request that only this pyfuse3 wanted to see: its reply is for nobody."""
         self._names = names
@@ -105,6 +107,7 @@ class Device:
             recorder.forward, recorder.drain = self._forward, self._drain_names
         if recorder is not None and hasattr(recorder, "channel"):
             self.channel = recorder.channel
+            self.channel.use_clock(clock)
         else:
             self.channel = Channel(
                 self._send if recorder is None else recorder.answer,
@@ -246,6 +249,10 @@ class Device:
     def _see_to_a_successor(self, recorder: Recorder, all_wait: bool) -> None:
         """What is due, before anything else is served. all_wait: no task of trio's can go on; one that could would go
         on in the process that takes over as well."""
+        if self._leave is not None and all_wait and recorder.is_quiet and not self._greeting:
+            leave, self._leave = self._leave, None
+            leave()
+            self._poll.register(self._fd, select.POLLIN)  # it has refused
         if self._clone_due:
             self._clone_due = False
             try:
@@ -374,6 +381,18 @@ class Device:
             self._poll.unregister(self._fd)
             self._poll.register(clone_fd, select.POLLIN)
         self._use(clone_fd)
+
+    def leave(self, leave: Callable[[], None]) -> None:
+        """Read nothing more, and call `leave` once all that was read is answered, but for who waits. It raises
+        LeftInStore, or returns to let all go on."""
+        if self._leave is None and not self._gone.is_set():
+            self._poll.unregister(self._fd)
+            self._leave = leave
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether `leave` was called, and its outcome is not known."""
+        return self._leave is not None
 
     def want_checkpoint(self, *, on_clone: bool = False) -> None:
         """Let a checkpoint be taken before anything else is served; on_clone: and `read_on_clone` before."""

@@ -102,6 +102,19 @@ def mounted_at(mountpoint: str) -> Mounted | None:
     return next((found for found in reversed(mount_table()) if found.mountpoint == mountpoint), None)
 
 
+def resolved(path: str) -> str:
+    """As os.path.realpath, but the last part is not looked at, where a mount may be that nobody serves yet: readlink(2)
+    of a directory asks no filesystem."""
+    for _ in range(40):
+        folder, name = os.path.split(os.path.abspath(path))
+        path = os.path.join(os.path.realpath(folder), name)
+        try:
+            path = os.path.join(os.path.dirname(path), os.readlink(path))
+        except OSError:
+            break
+    return path
+
+
 def request_time_limit() -> int | None:
     """Seconds after which the kernel ends a mount that left a request unanswered; None without.
 

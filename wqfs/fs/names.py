@@ -201,6 +201,14 @@ class Names(pyfuse3.Operations):
             self._fs.close_directory(uid)
         self._listings.clear()
 
+    def kept_listings(self) -> tuple[dict[int, tuple[Place, int, int, int]], int]:
+        """Open directories, and the number of the last one, for another Names to go on with."""
+        return self._listings, self._last_listing
+
+    def keep_listings(self, listings: dict[int, tuple[Place, int, int, int]], last: int) -> None:
+        """What `kept_listings` gave."""
+        self._listings, self._last_listing = dict(listings), last
+
     @_guarded
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         opened = self._listings.get(fh)

@@ -108,22 +108,21 @@ class Recorder(Note):
         self._unnoted: dict[int, tuple[Server, int]] = {}
 
     def __getstate__(self) -> dict[str, object]:
-        """Where nobody waits for an answer that is here: see `settle_down`. Without what `come_back` makes anew."""
-        made_anew = ("journal", "send", "forward", "drain", "real_fetch", "_message", "_unnoted")
+        """Between two requests, while nothing is asked of pyfuse3. Without what `come_back` makes anew; who waits for a
+        look into memory asks again."""
+        made_anew = ("journal", "send", "forward", "drain", "real_fetch", "_asked", "_fetching", "_message", "_unnoted")
         return {name: value for name, value in self.__dict__.items() if name not in made_anew}
 
-    def settle_down(self) -> None:
-        """Before the attributes are written down: whoever waits asks again, and so does who was not answered."""
-        self._fetching.clear()
-        self._asked.clear()
-        self.channel.forget_waits()
-        self.channel.forget_asked()
+    @property
+    def is_quiet(self) -> bool:
+        """Whether pyfuse3 has answered all that it was asked."""
+        return not self._asked and not self._changed_by
 
-    def come_back(self, journal: Journal, fetch: Fetch) -> None:
-        """After the attributes were written down and read back, in another process. fetch: the new `real_fetch`."""
+    def come_back(self, journal: Journal) -> None:
+        """After the attributes were written down and read back, in another process."""
         self.journal = journal
-        self.real_fetch = fetch
         self._message = memoryview(b"")
+        self._asked, self._fetching = {}, {}
         self._unnoted = self.channel.servers
         self._go_live()
         self.filesystem.come_back(self)

@@ -16,6 +16,7 @@ from wqfs.fs.mounting import unmount
 from wqfs.fs.options import Options
 from wqfs.fs.privileges import Identity
 from wqfs.fs.session import EXIT_FAULT, EXIT_OK, Privileged, serve
+from wqfs.fs.store import Left
 from wqfs.fs.streams import complain, leave_terminal
 from wqfs.fs.supervisor import Told, supervise
 
@@ -38,6 +39,8 @@ class Service:
     ready_fd: int | None
     stop_signals: Collection[signal.Signals]
     ours: bool
+    left: Left | None = None
+    """What the process before left of the mount, with which this one goes on."""
     _privileged: Privileged = field(default_factory=Privileged, init=False)
 
     def run(self, identity: Identity | None, on_started: Callable[[], object] | None) -> int:
@@ -116,6 +119,7 @@ class Service:
                 ours=self.ours,
                 told=told,
                 privileged=self._privileged,
+                left=self.left,
             )
         except Exception as error:
             return self._end(error)

@@ -23,7 +23,7 @@ from typing import BinaryIO, Final
 import pyfuse3
 import trio
 
-from wqfs.fs import mounting, supervision
+from wqfs.fs import mounting, store, supervision
 from wqfs.fs.caller import CallerMemory, Take, fetch_nothing
 from wqfs.fs.checkpoint import Checkpoints, TakeOver
 from wqfs.fs.device import Device
@@ -33,7 +33,8 @@ from wqfs.fs.journal import Journal
 from wqfs.fs.names import Names
 from wqfs.fs.options import Options
 from wqfs.fs.recorder import Clock, Recorder
-from wqfs.fs.supervisor import Told
+from wqfs.fs.store import Left, LeftInStore
+from wqfs.fs.supervisor import HAND_OVER, Told
 
 log = logging.getLogger(__name__)
 
@@ -65,34 +66,46 @@ def serve(
     ours: bool = True,
     told: Told | None = None,
     privileged: Privileged = Privileged(),
+    left: Left | None = None,
 ) -> bool:
-    """Serve the mount until it ends, then see that it is unmounted; returns whether it is.
+    """Serve the mount until it ends, then see that it is unmounted; returns whether it is, or was left to the service
+    manager.
 
     mountpoint: absolute, mounted, with fuse_fd as its descriptor of /dev/fuse; stop_signals: those
     that end it, blocked by the caller, unblocked here once somebody listens; on_started: called
     once the kernel and the filesystem have greeted each other; on_ready: see supervision.watch_over.
     owner: who mounted, uid and gid; None for who this is. ours: whether it was mounted here; else it is not unmounted
     here, may not be seen from here, and is ready when it was greeted. told: the supervisor, with options.survive.
-    privileged: what was started while this process was root, if it no longer is.
+    privileged: what was started while this process was root, if it no longer is. left: by the process before, to go
+    on with; then its options count.
     """
     # What is made so far stays; what is made later has no cycles, so that looking for some can wait.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     clock = Clock()
-    recorder = Recorder(Journal(), clock) if told is not None else None
+    recorder: Recorder | None = None
+    if left is not None:
+        recorder = left.recorder
+        recorder.come_back(Journal())
+    elif told is not None:
+        recorder = Recorder(Journal(), clock)
     session = _Session(mountpoint, fuse_fd, recorder, stop_signals, on_ready, told, privileged, ours=ours)
-    fetch = session.fetch if recorder is None else recorder.fetch
     if recorder is not None:
         recorder.real_fetch = session.fetch
-    filesystem = session.filesystem = Filesystem(
-        options,
-        *(owner or (os.getuid(), os.getgid())),
-        fetch if ours else fetch_nothing,
-        *(() if recorder is None else (clock,)),
-    )
-    if recorder is not None:
-        recorder.filesystem = filesystem
-        filesystem.note = recorder
+    if left is not None:
+        session.left = left
+        session.filesystem = left.recorder.filesystem
+    else:
+        fetch = session.fetch if recorder is None else recorder.fetch
+        filesystem = session.filesystem = Filesystem(
+            options,
+            *(owner or (os.getuid(), os.getgid())),
+            fetch if ours else fetch_nothing,
+            *(() if recorder is None else (clock,)),
+        )
+        if recorder is not None:
+            recorder.filesystem = filesystem
+            filesystem.note = recorder
     try:
         _serve(session, on_started if ours else lambda: _greeted(on_started, on_ready, mountpoint))
     finally:
@@ -114,6 +127,10 @@ def _serve(session: _Session, on_started: Callable[[], object]) -> None:
     while True:
         try:
             _live(session, on_started, generation)
+            return
+        except LeftInStore:
+            session.unmounted = True  # it is the next process's to unmount
+            log.info("%s: left to the service manager for the next start", session.mountpoint)
             return
         except TakeOver as take_over:
             generation = take_over.generation
@@ -142,7 +159,11 @@ def _live(session: _Session, on_started: Callable[[], object], generation: int) 
     # allow_root is allow_other to the kernel; libfuse turns the others away.
     session.names = Names(filesystem)
     pyfuse3.init(session.names, f"/dev/fd/{far.detach()}", {"allow_root"} if options.allow_root else set())
-    if generation:
+    resumed, session.left = session.left, None
+    if resumed is not None:
+        session.names.keep_listings(resumed.listings, resumed.last_listing)
+        session.on_clone = options.clone or not resumed.recorder.can_ask_again
+    if generation or resumed is not None:
         assert recorder is not None
         device.greet_names()
         if session.on_clone:
@@ -152,6 +173,8 @@ def _live(session: _Session, on_started: Callable[[], object], generation: int) 
             device.ask_again()
         recorder.wake_pollers()
         device.want_checkpoint()
+    if resumed is not None:
+        on_started()
     taking_over = False
     try:
         device.run(lambda: _tasks(session))
@@ -183,6 +206,7 @@ def _succeed(session: _Session, generation: int) -> None:
     assert session.recorder is not None
     if session.told is not None:
         session.told.is_daemon()
+    store.forget()  # the one before may have died after it had left the mount there
     gc.collect()  # the life before is full of cycles, and without this the next one would inherit it
     session.names.close_directories()
     again = session.recorder.catch_up(generation)
@@ -220,6 +244,10 @@ class _Session:
         self.told = told
         self.privileged = privileged
         self.ours = ours
+        self.left: Left | None = None
+        """What this daemon goes on with, until it has begun."""
+        self.put_off = 0
+        """The order to stop that waits until it is known whether the mount is left to the manager; 0 for none."""
         self.on_clone = False
         """Whether requests end with the daemon that has read them: see Device.read_on_clone."""
         self.unmounted = not ours
@@ -285,17 +313,60 @@ async def _stop_on_signal(session: _Session, scope: trio.CancelScope) -> None:
 
 
 async def _stop_signal(session: _Session) -> int:
-    """The first of the signals that end the mount."""
-    with trio.open_signal_receiver(*session.stop_signals) as signals:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, session.stop_signals)
+    """The first of the signals that end the mount. An order to leave it to the service manager comes before."""
+    with trio.open_signal_receiver(*session.stop_signals, HAND_OVER) as signals:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*session.stop_signals, HAND_OVER})
         try:
             async for number in signals:
-                return number
+                if number == HAND_OVER:
+                    _leave_when_quiet(session)
+                elif session.device.is_leaving:
+                    session.put_off = number
+                else:
+                    return number
         finally:
             # A group's daemon hears of one order twice, the second time from its supervisor; and whoever stops the
             # group after unmounting must not kill who is about to end.
-            signal.pthread_sigmask(signal.SIG_BLOCK, session.stop_signals)
+            signal.pthread_sigmask(signal.SIG_BLOCK, {*session.stop_signals, HAND_OVER})
     raise AssertionError("signals do not end")
+
+
+def _leave_when_quiet(session: _Session) -> None:
+    """Leave the mount to the service manager. Orders to stop wait for the outcome."""
+
+    def leave() -> None:
+        complaint = _leave(session)
+        if not complaint:
+            raise LeftInStore
+        log.warning("%s: not handed over, and served on: %s", session.mountpoint, complaint)
+        supervision.notify(f"STATUS=not handed over: {complaint}")
+        if session.told is not None:
+            session.told.stays()
+        if session.put_off:
+            signal.raise_signal(session.put_off)
+
+    if session.recorder is not None:
+        session.device.leave(leave)
+    else:
+        leave()
+
+
+def _leave(session: _Session) -> str:
+    """Returns "" when the manager has it, else why not."""
+    if session.recorder is None:
+        return "its options have nosurvive"
+    there = mounting.mounted_at(session.mountpoint)
+    if session.unmounted or session.filesystem.has_hung_up or there is None or there.type != "fuse.wqfs":
+        return "its mount ends"
+    left = Left(session.mountpoint, there.device, session.recorder, *session.names.kept_listings())
+    try:
+        complaint = store.leave(left, session.fuse_fd)
+    except Exception as error:  # of what cannot be written down, which is a fault of ours
+        log.exception("%s: its state cannot be written down", session.mountpoint)
+        complaint = repr(error)
+    if not complaint:
+        session.checkpoints.go_without()  # whoever waits to take over counts no more
+    return complaint
 
 
 async def _hang_up_when_detached(session: _Session) -> None:

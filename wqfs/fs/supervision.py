@@ -46,15 +46,19 @@ while True:
 """
 
 
-def notify(state: str) -> None:
-    """Tell the manager that NOTIFY_SOCKET names, if any: READY=1 and the like."""
+def notify(state: str, *fds: int) -> bool:
+    """Tell the manager that NOTIFY_SOCKET names, if any: READY=1 and the like, with descriptors. Returns whether it
+    was sent."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
-        return
+        return False
     if address.startswith("@"):
         address = "\0" + address[1:]
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager:
-        manager.sendto(state.encode(), address)
+        manager.connect(address)
+        socket.send_fds(manager, [state.encode()], fds)
+        return True
+    return False
 
 
 def watchdog_interval() -> float:

@@ -24,6 +24,10 @@ from wqfs.fs import mounting
 
 log = logging.getLogger(__name__)
 
+HAND_OVER: Final = signal.SIGUSR2
+"""The order to leave the mount to the service manager, for the next process of the service: see wqfs.fs.store."""
+_HAND_OVER_S: Final = 30.0
+"""For the daemon to do that; until then other orders wait."""
 _SUCCESSOR_S: Final = 10.0
 _ABORTED_S: Final = 1.0
 """For a daemon to say where it hung."""
@@ -52,6 +56,10 @@ class Told:
         """A daemon died that was a child of this checkpoint; status: as of waitpid(2)."""
         self._say(f"died {pid}:{status}")
 
+    def stays(self) -> None:
+        """The mount could not be left to the manager: all goes on."""
+        self._say("stays 0")
+
     def has_ended(self, code: int) -> None:
         """The mount has ended in good order; this process is about to, with that exit code."""
         self._say(f"ended {code}")
@@ -75,6 +83,7 @@ def supervise(
     answers; on_ready: when a look through it was answered. try_unmount: see mounting.unmount.
     """
     ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {HAND_OVER})  # as the others, until somebody listens
     hears, tells = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if not pid:
@@ -111,6 +120,8 @@ class _Supervisor:
         self._followed: set[int] = set()
         """Daemons whose successor has said that it is the daemon, and whose death has not been seen yet."""
         self._got: deque[int] = deque()
+        self._handing_over_since = 0.0
+        """When the daemon was ordered to; 0 where it was not, or has refused."""
 
     def wait(self, stop_signals: Collection[signal.Signals]) -> int:
         os.set_blocking(self._hears, False)
@@ -118,15 +129,15 @@ class _Supervisor:
         for end in (woken, wake):
             end.setblocking(False)
         signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
-        for number in (*stop_signals, signal.SIGABRT, signal.SIGCHLD):
+        for number in (*stop_signals, signal.SIGABRT, signal.SIGCHLD, HAND_OVER):
             signal.signal(number, lambda number, frame: self._got.append(number))
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*stop_signals, signal.SIGCHLD})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*stop_signals, signal.SIGCHLD, HAND_OVER})
         poll = select.poll()
         poll.register(self._hears, select.POLLIN)
         poll.register(woken, select.POLLIN)
         nobody_left = False
         while True:
-            ready = dict(poll.poll())
+            ready = dict(poll.poll(1000 if self._is_handing_over() else None))
             if woken.fileno() in ready:
                 with suppress(BlockingIOError):
                     woken.recv(4096)
@@ -134,20 +145,35 @@ class _Supervisor:
                 poll.unregister(self._hears)
                 nobody_left = True
             self._hear()
-            while self._got:
-                order = self._got.popleft()
-                if order != signal.SIGCHLD:
-                    with suppress(ProcessLookupError):
-                        os.kill(self._daemon, order)
-                if order == signal.SIGABRT:
-                    self._abort()
+            self._pass_on_orders()
             code = self._reap()
             if code is None and nobody_left:
                 code = self._ended if self._ended is not None else self._give_up("nobody is left to take over")
             if code is not None:
-                signal.pthread_sigmask(signal.SIG_BLOCK, {*stop_signals, signal.SIGCHLD})
+                signal.pthread_sigmask(signal.SIG_BLOCK, {*stop_signals, signal.SIGCHLD, HAND_OVER})
                 signal.set_wakeup_fd(-1)
                 return code
+
+    def _is_handing_over(self) -> bool:
+        return bool(self._handing_over_since) and time.monotonic() < self._handing_over_since + _HAND_OVER_S
+
+    def _pass_on_orders(self) -> None:
+        """To the daemon, those that may not wait. SIGCHLD is no order, but has woken us."""
+        later = []
+        while self._got:
+            order = self._got.popleft()
+            if order not in (signal.SIGABRT, signal.SIGCHLD) and self._is_handing_over():
+                if order != HAND_OVER:
+                    later.append(order)
+                continue
+            if order == HAND_OVER:
+                self._handing_over_since = time.monotonic()
+            if order != signal.SIGCHLD:
+                with suppress(ProcessLookupError):
+                    os.kill(self._daemon, order)
+            if order == signal.SIGABRT:
+                self._abort()
+        self._got.extend(later)
 
     def _abort(self) -> None:
         """A manager's watchdog has struck: the daemon has been told, so that its traceback says where it hung; end as
@@ -174,6 +200,9 @@ class _Supervisor:
             if what == b"pid":
                 self._followed.add(self._daemon)
                 self._daemon = int(number)
+                self._handing_over_since = 0.0
+            elif what == b"stays":
+                self._handing_over_since = 0.0
             elif what == b"died":
                 pid, status = map(int, number.split(b":"))
                 self._died(pid, os.waitstatus_to_exitcode(status))

@@ -53,6 +53,10 @@ class Source:
         self.waiters: dict[int, tuple[Handle, int, float]] = {}
         self.pollers: dict[Handle, int] = {}
 
+    def __getstate__(self) -> tuple[None, dict[str, object]]:
+        """Without readers: who waits asks again."""
+        return None, {"target": self.target, "ready": self.ready, "pollers": self.pollers, "waiters": {}}
+
     def arm(self) -> None:
         self.target.on_change = self._changed if self.waiters or self.pollers else None
 

@@ -1,0 +1,133 @@
+"""A restart of the units under a real systemd: the mount goes on, and nobody who uses it notices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.booted import Machine
+from tests.t3_survive import pytestmark as needs_resend
+from tests.t5_booted_service import UNITS, daemon_of, wait_for_reader
+from tests.tools import wait_until
+
+pytestmark = [needs_resend, pytest.mark.slow, pytest.mark.timeout(300)]
+
+VERSION = "/usr/local/lib/wqfs/lib/python*/site-packages/wqfs/__init__.py"
+AS_DAEMON = (
+    'Environment="WQFS_OPTIONS=allow_other,user=daemon"',
+    "CapabilityBoundingSet=CAP_SETUID CAP_SETGID CAP_SETPCAP",
+    "SystemCallFilter=@setuid capset",
+)
+
+
+@contextmanager
+def reader(machine: Machine, folder: str) -> Iterator[None]:
+    """Somebody who waits for one record of the watch `kept`, and must get it within the block."""
+    machine.run("mkdir", f"{folder}/watches/kept")
+    machine.run(
+        "systemd-run", "-q", "--unit=reader", "--remain-after-exit",
+        "dd", f"if={folder}/watches/kept/queue", "of=/run/got", "count=1",
+    )  # fmt: skip
+    wait_for_reader(machine, folder)
+    try:
+        yield
+        machine.run("wqfs", "post", "--mount", folder, "mount", "/dev/sdb1", "/mnt/data", "-t", "ext4")
+        wait_until(lambda: machine.show("reader", "SubState") == "exited", "the reader's end")
+        assert machine.show("reader", "ExecMainStatus") == "0"
+        assert machine.run("stat", "-c", "%s", "/run/got") == "24\n"
+    finally:
+        machine.run("systemctl", "stop", "reader")
+
+
+def goes_on(machine: Machine, unit: str) -> None:
+    """What holds after a restart that nobody noticed."""
+    folder = UNITS[unit]
+    assert machine.mounts(folder) == ["fuse.wqfs"]
+    assert machine.run("ls", f"{folder}/watches") == "kept\n"
+    assert "goes on with the mount of before" in machine.journal(unit)
+    wait_until(lambda: machine.show(unit, "NFileDescriptorStore") == "0", "the store to be empty")
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_restart_goes_on_and_a_stop_unmounts(machine: Machine, unit: str) -> None:
+    machine.run("systemctl", "start", unit)
+    with reader(machine, UNITS[unit]):
+        for _ in range(3):
+            before = machine.main_pid(unit)
+            machine.run("systemctl", "restart", unit)
+            assert machine.main_pid(unit) != before
+            goes_on(machine, unit)
+    machine.run("systemctl", "stop", unit)
+    assert machine.mounts(UNITS[unit]) == []
+    assert machine.show(unit, "Result") == "success"
+    machine.run("systemctl", "start", unit)
+    assert machine.run("ls", f"{UNITS[unit]}/watches") == "", "a stop is the end of a mount"
+
+
+def test_upgrade_goes_on(machine: Machine) -> None:
+    machine.run("systemctl", "start", "wqfs.service")
+    at_first = machine.run("wqfs", "--version")
+    with reader(machine, "/run/wqfs"):
+        machine.shell(f"sed -i.before 's/^__version__ = .*/__version__ = \"99.0\"/' {VERSION}")
+        try:
+            machine.run("systemctl", "restart", "wqfs.service")
+            assert "99.0" in machine.run("wqfs", "--version") != at_first
+            goes_on(machine, "wqfs.service")
+        finally:
+            machine.shell(f"for each in {VERSION}; do mv $each.before $each; done")
+
+
+def test_daemon_of_a_restarted_service_may_be_killed(machine: Machine) -> None:
+    machine.run("systemctl", "start", "wqfs.service")
+    with reader(machine, "/run/wqfs"):
+        machine.run("systemctl", "restart", "wqfs.service")
+        machine.run("kill", "-KILL", daemon_of(machine, "wqfs.service"))
+        goes_on(machine, "wqfs.service")
+
+
+def test_server_that_is_another_user_goes_on(machine: Machine) -> None:
+    unit = "wqfs@mnt-wqfs.service"
+    machine.drop_in(unit, *AS_DAEMON)
+    machine.run("systemctl", "start", unit)
+    with reader(machine, UNITS[unit]):
+        machine.run("systemctl", "restart", unit)
+        goes_on(machine, unit)
+        assert machine.run("ps", "-o", "user=", "-p", daemon_of(machine, unit)).strip() == "daemon"
+
+
+def test_changed_options_hold_after_a_stop_and_a_start(machine: Machine) -> None:
+    machine.run("systemctl", "start", "wqfs.service")
+    machine.run("mkdir", "/run/wqfs/watches/kept")
+    machine.drop_in("wqfs.service", "Environment=WQFS_OPTIONS=allow_other,max_watches=1")
+    machine.run("systemctl", "restart", "wqfs.service")
+    assert "max_watches as before, until it is mounted anew (stop, start)" in machine.journal("wqfs.service")
+    machine.run("mkdir", "/run/wqfs/watches/two")
+    machine.run("systemctl", "stop", "wqfs.service")
+    machine.run("systemctl", "start", "wqfs.service")
+    machine.run("mkdir", "/run/wqfs/watches/one")
+    assert machine.ask("mkdir", "/run/wqfs/watches/two").returncode == 1
+
+
+def test_next_one_that_cannot_start_is_a_new_mount_later(machine: Machine) -> None:
+    machine.run("systemctl", "start", "wqfs.service")
+    machine.run("mkdir", "/run/wqfs/watches/lost")
+    machine.drop_in("wqfs.service", "Environment=WQFS_OPTIONS=dept=3", "Restart=no")
+    assert machine.ask("systemctl", "restart", "wqfs.service").returncode == 1
+    done = machine.ask("ls", "/run/wqfs")
+    assert "Transport endpoint is not connected" in done.stderr, "nobody is left waiting"
+    machine.drop_in("wqfs.service", "Environment=WQFS_OPTIONS=allow_other")
+    machine.run("systemctl", "start", "wqfs.service")
+    assert machine.mounts("/run/wqfs") == ["fuse.wqfs"]
+    assert machine.run("ls", "/run/wqfs/watches") == ""
+
+
+def test_service_that_has_no_successor_is_restarted_as_a_new_mount(machine: Machine) -> None:
+    machine.drop_in("wqfs.service", "Environment=WQFS_OPTIONS=allow_other,nosurvive")
+    machine.run("systemctl", "start", "wqfs.service")
+    machine.run("mkdir", "/run/wqfs/watches/lost")
+    machine.run("systemctl", "restart", "wqfs.service")
+    assert "not handed over, and served on: its options have nosurvive" in machine.journal("wqfs.service")
+    assert machine.mounts("/run/wqfs") == ["fuse.wqfs"]
+    assert machine.run("ls", "/run/wqfs/watches") == ""
