@@ -51,12 +51,36 @@ def wait_for_checkpoint(mount: Mount) -> None:
     wait_until(lambda: "wqfs-checkpoint" in names_below(mount.process.pid), "a checkpoint")
 
 
+def daemon(mount: Mount) -> int:
+    """Its pid; for a moment, while a checkpoint is made, none is to be seen."""
+    seen = [0]
+
+    def sees() -> int:
+        seen[0] = daemon_of(mount.process.pid)
+        return seen[0]
+
+    wait_until(sees, "a daemon")
+    return seen[0]
+
+
 def kill(mount: Mount, number: signal.Signals = signal.SIGKILL) -> int:
     """Kill the daemon; returns its pid."""
-    wait_until(lambda: daemon_of(mount.process.pid), "a daemon")
-    pid = daemon_of(mount.process.pid)
+    pid = daemon(mount)
     os.kill(pid, number)
     return pid
+
+
+def kill_checkpoint(mount: Mount) -> None:
+    """Kill who waits to take over, and wait for another one, which is as the daemon is now."""
+    wait_for_checkpoint(mount)
+    found = subprocess.run(["pgrep", "-x", "wqfs-checkpoint"], capture_output=True, text=True, check=True)
+    mine = [
+        pid for pid in found.stdout.split() if str(mount.path).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    for pid in mine:
+        os.kill(int(pid), signal.SIGKILL)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in mine), "it to be gone")
+    wait_for_checkpoint(mount)
 
 
 def snapshot(mount: Mount) -> dict[str, object]:
@@ -95,6 +119,19 @@ def test_deaths_leave_no_descriptor_behind(mount: Mount) -> None:
         wait_until(lambda pid=pid: daemon_of(mount.process.pid) not in (0, pid), "a successor")  # type: ignore[misc]
         (folder / "status").read_text()
     wait_until(lambda: descriptors() <= before, f"the {before} descriptors of before")
+
+
+def test_deaths_leave_no_buffer_behind(mount: Mount) -> None:
+    sizes = []
+    for number in range(8):
+        mount.watch(f"w{number}")  # pyfuse3 has a buffer of a MiB for what it reads
+        kill_checkpoint(mount)
+        kill(mount)
+        assert mount.path.stat()
+        wait_for_checkpoint(mount)
+        text = Path(f"/proc/{daemon(mount)}/status").read_text()
+        sizes.append(int(re.findall(r"VmData:\s+(\d+) kB", text)[0]))
+    assert sizes[-1] - sizes[1] < 3 * 1024, sizes
 
 
 def test_checkpoints_that_were_replaced_leave_no_process_behind(mount: Mount) -> None:
@@ -277,15 +314,8 @@ def test_unmounting_ends_all(mount: Mount) -> None:
 
 def test_checkpoint_that_is_killed_is_replaced(mount: Mount) -> None:
     folder = mount.watch()
-    found = subprocess.run(["pgrep", "-x", "wqfs-checkpoint"], capture_output=True, text=True, check=True)
-    mine = [
-        pid for pid in found.stdout.split() if str(mount.path).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
-    for pid in mine:
-        os.kill(int(pid), signal.SIGKILL)
     deliver(mount, record(1))
-    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in mine), "it to be gone")
-    wait_for_checkpoint(mount)
+    kill_checkpoint(mount)
     kill(mount)
     assert mount.status(folder)["queued"] == 1
 

@@ -70,11 +70,14 @@ class Device:
         on_started: Callable[[], object] | None = None,
         recorder: Recorder | None = None,
         checkpoints: Checkpoints | None = None,
+        end_names: Callable[[], object] | None = None,
     ) -> None:
-        """recorder, checkpoints: where a successor may take over; a recorder that has a channel brings it along."""
+        """recorder, checkpoints: where a successor may take over; a recorder that has a channel brings it along.
+        end_names: lets pyfuse3's worker end by itself, without a look at its socket, when this process takes over."""
         self._fd = fuse_fd
         self._recorder = recorder
         self._checkpoints = checkpoints
+        self._end_names = end_names
         self._checkpoint_due = self._clone_due = False
         self._no_clone: OSError | None = None
         """Why no checkpoint can be taken, where that is for good."""
@@ -205,6 +208,8 @@ class Device:
             self._failed = error
             if isinstance(error, TakeOver):
                 signal.alarm(_ENDING_S)
+                if self._end_names is not None:
+                    self._end_names()  # before it is cancelled: only a worker that ends by itself frees its buffer
             self._scope.cancel()
             self._wake_trio()
 

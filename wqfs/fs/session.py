@@ -154,6 +154,7 @@ def _live(session: _Session, on_started: Callable[[], object], generation: int) 
         on_started=lambda: _started(session, on_started),
         recorder=recorder,
         checkpoints=session.checkpoints,
+        end_names=pyfuse3.terminate,
     )
     filesystem.channel = device.channel
     # allow_root is allow_other to the kernel; libfuse turns the others away.
