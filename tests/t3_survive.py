@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -303,6 +304,30 @@ def test_order_to_stop_is_no_death(mount: Mount) -> None:
     assert "stopping on SIGTERM" in mount.log()
     assert mount.log().count("its successor takes over") == 1
     assert names_below(mount.process.pid) == []
+
+
+def test_no_checkpoint_is_taken_while_the_mount_ends(
+    mount_with: Callable[[str], Mount], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = tmp_path / "bin/fusermount3"
+    slow.parent.mkdir()
+    slow.write_text(f'#!/bin/sh\n[ "$1" != -u ] || sleep 2\nexec {shutil.which("fusermount3")} "$@"\n')
+    slow.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{slow.parent}:{os.environ['PATH']}")
+    mount = mount_with("survive")
+    wait_for_checkpoint(mount)
+    post = os.open(mount.path / "post", os.O_WRONLY)
+    mount.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: "wqfs-checkpoint" not in names_below(mount.process.pid), "its dismissal")
+    # A thread unmounts by now. What a checkpoint inherits of that could hold it for ever.
+    written = 0
+    with suppress(OSError):
+        while written < 3 << 20:  # more than the journal has room for
+            written += os.write(post, b"# nothing\n" * 10_000)
+            assert "wqfs-checkpoint" not in names_below(mount.process.pid)
+    assert written > 3 << 19
+    os.close(post)
+    assert mount.process.wait(LIMIT) == 0
 
 
 def test_unmounting_ends_all(mount: Mount) -> None:

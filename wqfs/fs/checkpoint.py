@@ -66,12 +66,16 @@ class Checkpoints:
         """A descriptor that poll(2) calls readable when the one that waits has ended, and another one is wanted."""
         self.leaving_fd = -1
         """The same of the one that was dismissed last: it wants to be reaped."""
+        self._over = False
 
     def take(self) -> bool:
         """Let a new checkpoint wait instead of the one before; returns whether one does, in the daemon. In one that
         takes over it raises TakeOver. Raises OSError where there is no descriptor or no process to be had: the one
-        before goes on waiting."""
+        before goes on waiting. After `end` it does nothing but note anew."""
         assert self._journal is not None
+        if self._over:
+            self.go_without()
+            return True
         generation = self._journal.generation + 1
         fds: list[int] = []
         call_process("wqfs-checkpoint")  # so that the child is never called anything else
@@ -119,7 +123,7 @@ class Checkpoints:
         self.reap()
 
     def dismiss(self) -> None:
-        """Let nobody take over: there is a newer one, or the mount ends."""
+        """The one that waits shall end."""
         fd, self._dismiss = self._dismiss, -1
         if fd >= 0:
             with suppress(OSError):
@@ -128,6 +132,12 @@ class Checkpoints:
         if self.waiting_fd >= 0:
             self.reap()
             self.leaving_fd, self.waiting_fd = self.waiting_fd, -1
+
+    def end(self) -> None:
+        """Let nobody take over from now on: the mount ends. Threads may be used then, which no checkpoint must see: it
+        would hold open what one of them waits to be closed."""
+        self._over = True
+        self.dismiss()
 
     def reap(self) -> None:
         """Let go of the one that was dismissed."""

@@ -189,7 +189,7 @@ def _live(session: _Session, on_started: Callable[[], object], generation: int) 
         os._exit(EXIT_FAULT)  # nothing is taken away: a successor goes on
     finally:
         if not taking_over:
-            session.checkpoints.dismiss()
+            session.checkpoints.end()
         near.close()
         pyfuse3.close(unmount=False)
 
@@ -301,7 +301,7 @@ async def _names() -> None:
 async def _stop_on_signal(session: _Session, scope: trio.CancelScope) -> None:
     number = await _stop_signal(session)
     log.info("%s: stopping on %s", session.mountpoint, signal.Signals(number).name)
-    session.checkpoints.dismiss()
+    session.checkpoints.end()
     supervision.notify("STOPPING=1\nSTATUS=stopping")
     session.filesystem.hang_up()
     # In a thread: unmounting asks the filesystem, which this one must go on serving.
