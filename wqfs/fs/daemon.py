@@ -15,6 +15,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 from wqfs import __version__
@@ -133,9 +134,10 @@ def _run(line: CommandLine, program: str, on_started: Callable[[], object] | Non
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     owner = (os.getuid(), os.getgid())
     found = store.find()
-    resumed = resuming.resume(found, mountpoint, options) if found is not None and ours else None
-    if resumed is not None:
-        options = resumed.options
+    if found is not None and not (ours and resuming.can_go_on(found, mountpoint)):
+        found = None
+    if found is not None:
+        options = replace(options, survive=True)  # only such a mount can be left
     try:
         identity = _identity(options, ours=ours)
     except UsageError as error:
@@ -149,8 +151,8 @@ def _run(line: CommandLine, program: str, on_started: Callable[[], object] | Non
             connection, fuse_fd, told = handover.take(line.fuse_socket)
             options = parse_options(line.said, parse_options(told))
             fuse_fd = taken_over(fuse_fd)
-        elif resumed is not None:
-            fuse_fd = taken_over(resumed.fuse_fd)
+        elif found is not None:
+            fuse_fd = taken_over(found.fuse_fd)
         else:
             fuse_fd = mount(mountpoint, options) if line.fuse_fd is None else taken_over(line.fuse_fd)
     except UsageError as error:
@@ -159,8 +161,8 @@ def _run(line: CommandLine, program: str, on_started: Callable[[], object] | Non
         return complain(program, str(error), error.exit_code)
     except OSError as error:
         return complain(program, f"Mounting on {mountpoint} failed: {error.strerror}.", EXIT_SYSTEM)
-    left = None if resumed is None else resumed.left
-    service = Service(program, mountpoint, fuse_fd, options, owner, line.ready_fd, STOP_SIGNALS, ours, left)
+    state_fd = None if found is None else found.state_fd
+    service = Service(program, mountpoint, fuse_fd, options, owner, line.ready_fd, STOP_SIGNALS, ours, state_fd)
     try:
         return service.run(identity, on_started)
     finally:

@@ -9,14 +9,13 @@ import signal
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-from wqfs.fs import privileges, supervision
+from wqfs.fs import privileges, resuming, supervision
 from wqfs.fs.checkpoint import call_process
 from wqfs.fs.keeper import Keeper
 from wqfs.fs.mounting import unmount
 from wqfs.fs.options import Options
 from wqfs.fs.privileges import Identity
 from wqfs.fs.session import EXIT_FAULT, EXIT_OK, Privileged, serve
-from wqfs.fs.store import Left
 from wqfs.fs.streams import complain, leave_terminal
 from wqfs.fs.supervisor import Told, supervise
 
@@ -39,7 +38,7 @@ class Service:
     ready_fd: int | None
     stop_signals: Collection[signal.Signals]
     ours: bool
-    left: Left | None = None
+    state_fd: int | None = None
     """What the process before left of the mount, with which this one goes on."""
     _privileged: Privileged = field(default_factory=Privileged, init=False)
 
@@ -67,6 +66,7 @@ class Service:
                 started,
                 self._say_line() or (lambda: None),
                 self._privileged.try_unmount,
+                [] if self.state_fd is None else [self.state_fd],
             )
         finally:
             if keeper is not None:
@@ -108,6 +108,9 @@ class Service:
         self, on_started: Callable[[], object], on_ready: Callable[[], object] | None, told: Told | None = None
     ) -> int:
         try:
+            left = None
+            if self.state_fd is not None:
+                left = resuming.take_up(self.state_fd, self.mountpoint, self.options)
             gone = serve(
                 self.mountpoint,
                 self.fuse_fd,
@@ -119,7 +122,7 @@ class Service:
                 ours=self.ours,
                 told=told,
                 privileged=self._privileged,
-                left=self.left,
+                left=left,
             )
         except Exception as error:
             return self._end(error)

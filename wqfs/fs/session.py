@@ -359,9 +359,9 @@ def _leave(session: _Session) -> str:
     there = mounting.mounted_at(session.mountpoint)
     if session.unmounted or session.filesystem.has_hung_up or there is None or there.type != "fuse.wqfs":
         return "its mount ends"
-    left = Left(session.mountpoint, there.device, session.recorder, *session.names.kept_listings())
+    left = Left(session.recorder, *session.names.kept_listings())
     try:
-        complaint = store.leave(left, session.fuse_fd)
+        complaint = store.leave(session.mountpoint, there.device, left, session.fuse_fd)
     except Exception as error:  # of what cannot be written down, which is a fault of ours
         log.exception("%s: its state cannot be written down", session.mountpoint)
         complaint = repr(error)

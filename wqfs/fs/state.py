@@ -26,7 +26,7 @@ from typing import Any, Final
 
 from wqfs import __version__
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 """Of what this version writes, and the only one that it reads."""
 _MAGIC: Final = b"wqfs state\0\0"
 _HEAD: Final = struct.Struct("<12sIQI28s")
@@ -179,9 +179,12 @@ class _Reader(pickle.Unpickler):
         return self.nodes[at]
 
     def find_class(self, module: str, name: str) -> Any:
-        if not _may_be_named(module, name):
-            raise pickle.UnpicklingError(f"expected something of wqfs, not {module}.{name}")
-        return super().find_class(module, name)
+        if _may_be_named(module, name):
+            found = super().find_class(module, name)
+            # Modules of ours have others as attributes, and a name may have dots.
+            if not module.startswith("wqfs.") or getattr(found, "__module__", "").startswith("wqfs."):
+                return found
+        raise pickle.UnpicklingError(f"expected something of wqfs, not {module}.{name}")
 
 
 def _may_be_named(module: str, name: str) -> bool:

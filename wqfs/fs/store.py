@@ -3,11 +3,18 @@
 Left are the descriptor of /dev/fuse, which keeps the connection and all who wait in it, and the mount's state in a
 sealed memory file (sd_notify(3), FDSTORE=1; FileDescriptorStoreMax= of the unit). The manager gives them to the next
 process that it starts for the service (sd_listen_fds(3)), and closes them when the service has stopped for good.
+
+    a line of JSON   where the mount is: "mountpoint", and "device", `major:minor` in mountinfo
+    the state        of a Left, by wqfs.fs.state
+
+With `user=` that user has written it, and root is the first to read: so root reads the line, and looks whether the rest
+is whole and of this format; it is made into objects by who serves, as that user (`load`).
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import select
 from contextlib import suppress
@@ -23,6 +30,7 @@ STATE: Final = "wqfs-state"
 _PROBE: Final = "wqfs-probe"
 """A pipe's end whose other end sees whether the manager keeps what it is sent: it gets room last."""
 _FIRST_FD: Final = 3
+_LINE_MAX: Final = 1 << 16
 _BARRIER_S: Final = 10.0
 _SEALS: Final = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
@@ -32,18 +40,9 @@ class LeftInStore(BaseException):
 
 
 class Left:
-    """What is written down of a mount. device: `major:minor` in mountinfo; listings: open directories, see Names."""
+    """What is written down of a mount. listings: open directories, see Names."""
 
-    def __init__(
-        self,
-        mountpoint: str,
-        device: str,
-        recorder: Recorder,
-        listings: dict[int, tuple[Place, int, int, int]],
-        last_listing: int,
-    ) -> None:
-        self.mountpoint = mountpoint
-        self.device = device
+    def __init__(self, recorder: Recorder, listings: dict[int, tuple[Place, int, int, int]], last_listing: int) -> None:
         self.recorder = recorder
         self.listings = listings
         self.last_listing = last_listing
@@ -56,32 +55,55 @@ class Found:
     fuse_fd: int
     state_fd: int
 
-    def read(self, mountpoint: str) -> Left:
-        """What was left at `mountpoint`. Raises StateRefused: a sentence why it cannot go on."""
+    def check(self, mountpoint: str) -> None:
+        """See whether it is of the mount at `mountpoint`, which is still there, and can be read here. Raises
+        StateRefused: a sentence why it cannot go on."""
         if self.fuse_fd < 0 or self.state_fd < 0:
             raise state.StateRefused(f"the store has no {FUSE if self.fuse_fd < 0 else STATE}")
+        line, data = _read(self.state_fd)
+        state.check(data)
         try:
-            size = os.fstat(self.state_fd).st_size
-            if fcntl.fcntl(self.state_fd, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
-                raise state.StateRefused("its memory file is not sealed")
-            data = os.pread(self.state_fd, size, 0)
-            while len(data) < size and (more := os.pread(self.state_fd, size - len(data), len(data))):
-                data += more
-        except OSError as error:
-            raise state.StateRefused(f"it cannot be read: {error.strerror}") from None
-        left = state.load(data)
-        if not isinstance(left, Left):
-            raise state.StateRefused("it is of something else than a mount")
+            label = json.loads(line)
+            where, device = label["mountpoint"], label["device"]
+        except (ValueError, LookupError, TypeError):
+            raise state.StateRefused("it does not say where its mount is") from None
         there = mounting.mounted_at(mountpoint)
-        if left.mountpoint != mountpoint or there is None or (there.type, there.device) != ("fuse.wqfs", left.device):
-            raise state.StateRefused(f"its mount, at {left.mountpoint}, is no longer there")
-        return left
+        if where != mountpoint or there is None or (there.type, there.device) != ("fuse.wqfs", device):
+            raise state.StateRefused(f"its mount, at {where}, is no longer there")
 
     def close(self) -> None:
         """Let go of them, and with the last of /dev/fuse of the mount's connection."""
         for fd in (self.fuse_fd, self.state_fd):
             if fd >= 0:
                 os.close(fd)
+
+
+def load(state_fd: int) -> Left:
+    """What `check` has looked at; closes the descriptor. Raises StateRefused."""
+    try:
+        _, data = _read(state_fd)
+    finally:
+        os.close(state_fd)
+    left = state.load(data)
+    if not isinstance(left, Left):
+        raise state.StateRefused("it is of something else than a mount")
+    return left
+
+
+def _read(state_fd: int) -> tuple[bytes, memoryview]:
+    """The line, and the state."""
+    try:
+        size = os.fstat(state_fd).st_size
+        if fcntl.fcntl(state_fd, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
+            raise state.StateRefused("its memory file is not sealed")
+        data = bytearray(size)
+        done = 0
+        while done < size and (count := os.preadv(state_fd, [memoryview(data)[done:]], done)):
+            done += count
+    except OSError as error:
+        raise state.StateRefused(f"it cannot be read: {error.strerror}") from None
+    end = data.find(b"\n", 0, _LINE_MAX) + 1
+    return bytes(data[:end]), memoryview(data)[end:]
 
 
 def find() -> Found | None:
@@ -107,14 +129,15 @@ def forget() -> None:
         supervision.notify(f"FDSTOREREMOVE=1\nFDNAME={name}")
 
 
-def leave(left: Left, fuse_fd: int) -> str:
+def leave(mountpoint: str, device: str, left: Left, fuse_fd: int) -> str:
     """Write a mount down and give it to the manager. Returns "" when the manager has it, else why not, and then it
-    has nothing."""
+    has nothing. device: `major:minor` in mountinfo."""
     if not os.environ.get("NOTIFY_SOCKET"):
         return "there is no service manager to keep it (NOTIFY_SOCKET is not set)"
     fds: list[int] = []
     try:
-        fds.append(_sealed(state.dump(left)))
+        label = json.dumps({"mountpoint": mountpoint, "device": device})
+        fds.append(_sealed(label.encode() + b"\n" + state.dump(left)))
         hears, says = os.pipe2(os.O_CLOEXEC)
         fds += [hears, says]
         sent = all(

@@ -76,11 +76,13 @@ def supervise(
     on_started: Callable[[], object],
     on_ready: Callable[[], object],
     try_unmount: Callable[[str, bool], str] | None = None,
+    of_the_daemon: Collection[int] = (),
 ) -> int:
     """Run `daemon` in a child process, and those that follow it, until the mount ends; returns the exit code.
 
     stop_signals: blocked by the caller; they go to the daemon. on_started: called when the first daemon's mount
-    answers; on_ready: when a look through it was answered. try_unmount: see mounting.unmount.
+    answers; on_ready: when a look through it was answered. try_unmount: see mounting.unmount. of_the_daemon:
+    descriptors that this process does not keep.
     """
     ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     signal.pthread_sigmask(signal.SIG_BLOCK, {HAND_OVER})  # as the others, until somebody listens
@@ -95,7 +97,8 @@ def supervise(
             told.has_ended(code)
         finally:
             os._exit(code)
-    os.close(tells)
+    for fd in (tells, *of_the_daemon):
+        os.close(fd)
     return _Supervisor(mountpoint, pid, hears, on_started, on_ready, try_unmount).wait(stop_signals)
 
 
