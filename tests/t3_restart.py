@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from tests.dying import daemon_of
+from tests.t3_survive import daemon
 from tests.t3_survive import pytestmark as needs_resend
 from tests.tools import LIMIT, MOUNT_COMMAND, ROOT, Call, Mount, deliver, names_below, numbers, record, wait_until
 from wqfs import __version__
@@ -277,16 +277,69 @@ def test_daemon_that_went_on_may_be_killed(service: Service) -> None:
     fd = os.open(folder / "queue", os.O_RDONLY)
     reads = Call(os.read, fd, 4096)
     mount.wait_for_readers(folder)
-    os.kill(daemon_of(mount.process.pid), signal.SIGKILL)
+    os.kill(daemon(mount), signal.SIGKILL)
     deliver(mount, record(5))
     assert numbers(reads.result()) == [5]
     os.close(fd)
     assert "wqfs-state" not in service.restart().log().partition("goes on")[0]
 
 
+def test_daemon_that_dies_while_it_hands_over_is_followed_by_one_that_does(service: Service) -> None:
+    folder = service.mount.watch()
+    deliver(service.mount, record(1))
+    dying = daemon(service.mount)
+    service.process.send_signal(signal.SIGUSR2)
+    service.wait("FDSTORE=1")  # it waits for an answer that does not come
+    os.kill(dying, signal.SIGKILL)
+    assert service.wait_for_end() == 0
+    os.close(service.stored.pop("wqfs-probe"))
+    assert "its successor takes over" in service.log()
+    deliver(service.start(), record(2))
+    fd = os.open(folder / "queue", os.O_RDONLY | os.O_NONBLOCK)
+    assert numbers(os.read(fd, 4096)) == [1, 2]
+    os.close(fd)
+
+
+def test_order_that_kills_each_daemon_ends_in_a_mount_that_is_served(service: Service) -> None:
+    folder = service.mount.watch()
+    service.process.send_signal(signal.SIGUSR2)
+    for _ in range(3):
+        service.wait("FDSTORE=1")
+        os.kill(daemon(service.mount), signal.SIGKILL)
+        service.wait("FDSTOREREMOVE=1")  # of who has taken over
+        service.said.clear()
+    assert os.listdir(service.path / "watches") == [folder.name]
+    wait_until(lambda: (service.hear(), not service.stored)[1], "the manager to forget")
+    service.process.send_signal(signal.SIGTERM)
+    assert service.process.wait(LIMIT) == 0
+
+
+def test_process_that_fails_before_it_serves_leaves_the_mount_in_the_store(service: Service) -> None:
+    folder = service.mount.watch("kept")
+    fd = os.open(folder / "queue", os.O_RDONLY)
+    reads = Call(os.read, fd, 4096)
+    service.mount.wait_for_readers(folder)
+    service.stop()
+    good, service.options = service.options, "allow_other,user=nobody-of-that-name"
+    service.launch()
+    assert service.wait_for_end() == 1
+    assert set(service.stored) == {"wqfs-fuse", "wqfs-state"}
+    service.options = good
+    deliver(service.start(), record(1))
+    assert numbers(reads.result()) == [1]
+    os.close(fd)
+
+
+def test_state_is_kept_open_by_nobody_who_serves(service: Service) -> None:
+    mount = service.restart()
+    for pid in (mount.process.pid, daemon(mount)):
+        opened = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+        assert not [each for each in opened if "wqfs-state" in each]
+
+
 def test_restart_after_a_death(service: Service) -> None:
     folder = service.mount.watch()
-    os.kill(daemon_of(service.process.pid), signal.SIGKILL)
+    os.kill(daemon(service.mount), signal.SIGKILL)
     deliver(service.mount, record(1))
     wait_until(lambda: "wqfs-checkpoint" in names_below(service.process.pid), "a checkpoint")
     deliver(service.restart(), record(2))
@@ -333,7 +386,7 @@ def test_server_that_is_another_user_hands_over_too(service_with: Callable[..., 
     service.mount.watch("kept")
     mount = service.restart()
     assert os.listdir(mount.path / "watches") == ["kept"]
-    assert Path(f"/proc/{daemon_of(mount.process.pid)}").stat().st_uid == pwd.getpwnam("nobody").pw_uid
+    assert Path(f"/proc/{daemon(mount)}").stat().st_uid == pwd.getpwnam("nobody").pw_uid
     mount.process.send_signal(signal.SIGTERM)
     assert mount.process.wait(LIMIT) == 0
     assert not os.path.ismount(mount.path)
@@ -466,7 +519,7 @@ def test_without_a_manager_the_order_is_refused(mount_with: Callable[[str], Moun
 def test_without_a_successor_the_order_is_refused(service_with: Callable[..., Service]) -> None:
     service = service_with("nosurvive")
     service.process.send_signal(signal.SIGUSR2)
-    service.wait("STATUS=not handed over: its options have nosurvive")
+    service.wait("STATUS=not handed over (1): its options have nosurvive")
     service.mount.watch()
 
 
@@ -485,16 +538,16 @@ def test_order_to_stop_that_comes_meanwhile_is_for_nobody(service: Service) -> N
 
 def order_both_at_once(service: Service) -> None:
     """The daemon hears of SIGUSR2 and SIGTERM at the same moment; wait for the end of the service."""
-    daemon = daemon_of(service.process.pid)
-    os.kill(daemon, signal.SIGSTOP)
+    pid = daemon(service.mount)
+    os.kill(pid, signal.SIGSTOP)
     try:
-        wait_until(lambda: Path(f"/proc/{daemon}/stat").read_text().rpartition(") ")[2][0] == "T", "the stop")
+        wait_until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] == "T", "the stop")
         service.process.send_signal(signal.SIGUSR2)
-        wait_until(lambda: pending(daemon, signal.SIGUSR2), "the order to be passed on")
-        for pid in (service.process.pid, daemon):
-            os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: pending(pid, signal.SIGUSR2), "the order to be passed on")
+        for each in (service.process.pid, pid):
+            os.kill(each, signal.SIGTERM)
     finally:
-        os.kill(daemon, signal.SIGCONT)
+        os.kill(pid, signal.SIGCONT)
     service.wait_for_end()
 
 

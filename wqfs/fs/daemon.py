@@ -134,14 +134,18 @@ def _run(line: CommandLine, program: str, on_started: Callable[[], object] | Non
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     owner = (os.getuid(), os.getgid())
     found = store.find()
-    if found is not None and not (ours and resuming.can_go_on(found, mountpoint)):
-        found = None
-    if found is not None:
-        options = replace(options, survive=True)  # only such a mount can be left
     try:
         identity = _identity(options, ours=ours)
     except UsageError as error:
         return complain(program, str(error), EXIT_USAGE)
+    if found is not None and not ours:
+        found.close()
+        found = None
+    if found is not None and not resuming.can_go_on(found, mountpoint):
+        found = None
+    if found is not None and not options.survives(ours=True):
+        log.warning("%s: nosurvive holds from the next mount on (stop, start)", mountpoint)
+        options = replace(options, survive=True)  # only such a mount is left to a manager
     if line.options.survive and not ours:
         return complain(
             program, "Option survive is for a mount made here, not for one that was handed over.", EXIT_USAGE

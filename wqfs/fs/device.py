@@ -47,7 +47,7 @@ _VAIN: Final = 4
 """After so many reads in vain in a row the loop waits before it reads, _PATIENCE times."""
 _PATIENCE: Final = 32
 _TRY_AGAIN_S: Final = 1.0
-_ENDING_S: Final = 5
+ENDING_S: Final = 5
 """Seconds that trio's run of a dead daemon may take to end in the process that takes over, before that dies too."""
 
 
@@ -207,7 +207,7 @@ class Device:
         except BaseException as error:
             self._failed = error
             if isinstance(error, TakeOver):
-                signal.alarm(_ENDING_S)
+                signal.alarm(ENDING_S)
                 if self._end_names is not None:
                     self._end_names()  # before it is cancelled: only a worker that ends by itself frees its buffer
             self._scope.cancel()
@@ -382,7 +382,7 @@ class Device:
         assert self._checkpoints is not None
         clone_fd = mounting.clone(self._fd)
         self._checkpoints.clone_fd = clone_fd
-        if self._running:
+        if self._running and self._leave is None:
             self._poll.unregister(self._fd)
             self._poll.register(clone_fd, select.POLLIN)
         self._use(clone_fd)
@@ -423,9 +423,20 @@ class Device:
                     ours.register(fd, events)
                 os.dup2(ours.fileno(), self._epoll_fd, inheritable=False)
             raise
+        self._wait_for_checkpoints(checkpoints)
+
+    def _wait_for_checkpoints(self, checkpoints: Checkpoints) -> None:
         for fd in (checkpoints.waiting_fd, checkpoints.leaving_fd):
             if fd >= 0:
                 self._poll.register(fd, select.POLLIN)
+
+    def end_checkpoints(self) -> None:
+        """Let nobody take over from now on: the mount ends."""
+        checkpoints = self._checkpoints
+        assert checkpoints is not None
+        self._forget_checkpoints(checkpoints)
+        checkpoints.end()
+        self._wait_for_checkpoints(checkpoints)
 
     def _forget_checkpoints(self, checkpoints: Checkpoints) -> None:
         """No longer wait for the end of any."""

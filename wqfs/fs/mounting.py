@@ -182,9 +182,14 @@ def mount(mountpoint: str, options: Options) -> int:
     return fds[0]
 
 
+_FUSE_NUMBER: Final = os.makedev(10, 229)
+"""Of /dev/fuse, wherever it is."""
+
+
 def taken_over(fd: int) -> int:
     """A descriptor of /dev/fuse that somebody else mounted, ready to be served. Raises MountFailed for another."""
-    if os.path.basename(os.readlink(f"/proc/self/fd/{fd}")) != "fuse":
+    found = os.fstat(fd)
+    if not stat.S_ISCHR(found.st_mode) or found.st_rdev != _FUSE_NUMBER:
         raise MountFailed(f"descriptor {fd} is not one of {FUSE_DEVICE}.", 1)
     os.set_blocking(fd, False)
     os.set_inheritable(fd, False)

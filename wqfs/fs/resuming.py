@@ -18,17 +18,17 @@ _OF_THE_PROCESS: Final = frozenset(("user", "survive"))
 
 
 def can_go_on(found: Found, mountpoint: str) -> bool:
-    """Whether there is a mount to go on with, which the manager then no longer keeps. Where it cannot go on, it is
+    """Whether there is a mount to go on with, which the manager keeps until it is served. Where it cannot go on, it is
     unmounted, with a line in the log: a new one is to be made."""
-    store.forget()  # before anything is served: what it has is then of a moment that has passed
     try:
         found.check(mountpoint)
         return True
     except StateRefused as error:
         log.warning("%s: the mount of before cannot go on, and a new one is made: %s", mountpoint, error)
+    store.forget()
     there = mounting.mounted_at(mountpoint)
-    if there is not None and there.type == "fuse.wqfs":
-        mounting.unmount(mountpoint, lazy=True)
+    if there is not None and there.type == "fuse.wqfs" and found.device in ("", there.device):
+        mounting.unmount(mountpoint, lazy=True)  # else it is another one
     found.close()
     return False
 

@@ -26,7 +26,7 @@ import trio
 from wqfs.fs import mounting, store, supervision
 from wqfs.fs.caller import CallerMemory, Take, fetch_nothing
 from wqfs.fs.checkpoint import Checkpoints, TakeOver
-from wqfs.fs.device import Device
+from wqfs.fs.device import ENDING_S, Device
 from wqfs.fs.filesystem import Filesystem
 from wqfs.fs.handles.base import Caller
 from wqfs.fs.journal import Journal
@@ -162,6 +162,7 @@ def _live(session: _Session, on_started: Callable[[], object], generation: int) 
     pyfuse3.init(session.names, f"/dev/fd/{far.detach()}", {"allow_root"} if options.allow_root else set())
     resumed, session.left = session.left, None
     if resumed is not None:
+        store.forget(wait=True)  # before anything is served: what it has is then of a moment that has passed
         session.names.keep_listings(resumed.listings, resumed.last_listing)
         session.on_clone = options.clone or not resumed.recorder.can_ask_again
     if generation or resumed is not None:
@@ -214,6 +215,7 @@ def _succeed(session: _Session, generation: int) -> None:
     log.warning("%s: the daemon died; its successor goes on, after %d entries done again", session.mountpoint, again)
     session.unmounted = session.unmounted or session.filesystem.has_hung_up
     session.on_ready = None
+    session.put_off = 0
 
 
 class _Session:
@@ -249,6 +251,8 @@ class _Session:
         """What this daemon goes on with, until it has begun."""
         self.put_off = 0
         """The order to stop that waits until it is known whether the mount is left to the manager; 0 for none."""
+        self.refused = 0
+        """How often the mount could not be left to the manager."""
         self.on_clone = False
         """Whether requests end with the daemon that has read them: see Device.read_on_clone."""
         self.unmounted = not ours
@@ -289,6 +293,7 @@ async def _tasks(session: _Session) -> None:
         session.unmounted = True
         log.info("%s: unmounted", session.mountpoint)
         supervision.notify("STOPPING=1")
+        session.device.end_checkpoints()  # a thread waits for the process that looks, soon
         nursery.cancel_scope.cancel()
 
 
@@ -301,7 +306,7 @@ async def _names() -> None:
 async def _stop_on_signal(session: _Session, scope: trio.CancelScope) -> None:
     number = await _stop_signal(session)
     log.info("%s: stopping on %s", session.mountpoint, signal.Signals(number).name)
-    session.checkpoints.end()
+    session.device.end_checkpoints()
     supervision.notify("STOPPING=1\nSTATUS=stopping")
     session.filesystem.hang_up()
     # In a thread: unmounting asks the filesystem, which this one must go on serving.
@@ -338,9 +343,11 @@ def _leave_when_quiet(session: _Session) -> None:
     def leave() -> None:
         complaint = _leave(session)
         if not complaint:
+            signal.alarm(ENDING_S)  # all that is left is to end
             raise LeftInStore
         log.warning("%s: not handed over, and served on: %s", session.mountpoint, complaint)
-        supervision.notify(f"STATUS=not handed over: {complaint}")
+        session.refused += 1  # so that the sentence differs from that of the time before
+        supervision.notify(f"STATUS=not handed over ({session.refused}): {complaint}")
         if session.told is not None:
             session.told.stays()
         if session.put_off:
@@ -356,6 +363,8 @@ def _leave(session: _Session) -> str:
     """Returns "" when the manager has it, else why not."""
     if session.recorder is None:
         return "its options have nosurvive"
+    if session.on_clone and session.checkpoints.clone_fd < 0:
+        return "its requests wait on a descriptor that stays open, for no clone of it could be had"
     there = mounting.mounted_at(session.mountpoint)
     if session.unmounted or session.filesystem.has_hung_up or there is None or there.type != "fuse.wqfs":
         return "its mount ends"
@@ -367,6 +376,8 @@ def _leave(session: _Session) -> str:
         complaint = repr(error)
     if not complaint:
         session.checkpoints.go_without()  # whoever waits to take over counts no more
+        if session.told is not None:
+            session.told.has_ended(EXIT_OK)  # should this one die of anything now, nothing is to be unmounted
     return complaint
 
 

@@ -32,6 +32,7 @@ _PROBE: Final = "wqfs-probe"
 _FIRST_FD: Final = 3
 _LINE_MAX: Final = 1 << 16
 _BARRIER_S: Final = 10.0
+_MFD_NOEXEC_SEAL: Final = 8
 _SEALS: Final = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
@@ -48,12 +49,14 @@ class Left:
         self.last_listing = last_listing
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Found:
-    """Descriptors that the manager kept: of /dev/fuse, and of the state; -1 for one that is not there."""
+    """Descriptors that the manager kept: of /dev/fuse, and of the state; -1 for one that is not there. device: where
+    the state says that its mount is, once that is known."""
 
     fuse_fd: int
     state_fd: int
+    device: str = ""
 
     def check(self, mountpoint: str) -> None:
         """See whether it is of the mount at `mountpoint`, which is still there, and can be read here. Raises
@@ -64,11 +67,11 @@ class Found:
         state.check(data)
         try:
             label = json.loads(line)
-            where, device = label["mountpoint"], label["device"]
+            where, self.device = str(label["mountpoint"]), str(label["device"])
         except (ValueError, LookupError, TypeError):
             raise state.StateRefused("it does not say where its mount is") from None
         there = mounting.mounted_at(mountpoint)
-        if where != mountpoint or there is None or (there.type, there.device) != ("fuse.wqfs", device):
+        if where != mountpoint or there is None or (there.type, there.device) != ("fuse.wqfs", self.device):
             raise state.StateRefused(f"its mount, at {where}, is no longer there")
 
     def close(self) -> None:
@@ -123,10 +126,12 @@ def find() -> Found | None:
     return Found(found[FUSE], found[STATE]) if max(found.values()) >= 0 else None
 
 
-def forget() -> None:
-    """Let the manager close what it keeps of us: it is taken up, or stale."""
+def forget(*, wait: bool = False) -> None:
+    """Let the manager close what it keeps of us: it is taken up, or stale. wait: until it has."""
     for name in (FUSE, STATE, _PROBE):
         supervision.notify(f"FDSTOREREMOVE=1\nFDNAME={name}")
+    if wait:
+        _barrier()
 
 
 def leave(mountpoint: str, device: str, left: Left, fuse_fd: int) -> str:
@@ -162,11 +167,19 @@ def leave(mountpoint: str, device: str, left: Left, fuse_fd: int) -> str:
 
 
 def _sealed(data: bytes) -> int:
-    fd = os.memfd_create(STATE, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        fd = os.memfd_create(STATE, flags | _MFD_NOEXEC_SEAL)
+    except OSError:  # before Linux 6.3
+        fd = os.memfd_create(STATE, flags)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    except OSError:
+        os.close(fd)
+        raise
     return fd
 
 

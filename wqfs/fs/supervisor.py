@@ -28,6 +28,8 @@ HAND_OVER: Final = signal.SIGUSR2
 """The order to leave the mount to the service manager, for the next process of the service: see wqfs.fs.store."""
 _HAND_OVER_S: Final = 30.0
 """For the daemon to do that; until then other orders wait."""
+_HAND_OVER_TIMES: Final = 3
+"""How often it is ordered, where a daemon dies over it."""
 _SUCCESSOR_S: Final = 10.0
 _ABORTED_S: Final = 1.0
 """For a daemon to say where it hung."""
@@ -125,6 +127,7 @@ class _Supervisor:
         self._got: deque[int] = deque()
         self._handing_over_since = 0.0
         """When the daemon was ordered to; 0 where it was not, or has refused."""
+        self._handing_over_times = 0
 
     def wait(self, stop_signals: Collection[signal.Signals]) -> int:
         os.set_blocking(self._hears, False)
@@ -140,7 +143,7 @@ class _Supervisor:
         poll.register(woken, select.POLLIN)
         nobody_left = False
         while True:
-            ready = dict(poll.poll(1000 if self._is_handing_over() else None))
+            ready = dict(poll.poll(100 if self._got or self._is_handing_over() else None))
             if woken.fileno() in ready:
                 with suppress(BlockingIOError):
                     woken.recv(4096)
@@ -171,6 +174,7 @@ class _Supervisor:
                 continue
             if order == HAND_OVER:
                 self._handing_over_since = time.monotonic()
+                self._handing_over_times += 1
             if order != signal.SIGCHLD:
                 with suppress(ProcessLookupError):
                     os.kill(self._daemon, order)
@@ -203,9 +207,11 @@ class _Supervisor:
             if what == b"pid":
                 self._followed.add(self._daemon)
                 self._daemon = int(number)
+                if self._is_handing_over() and self._handing_over_times < _HAND_OVER_TIMES:
+                    self._got.appendleft(HAND_OVER)  # to who has taken over
                 self._handing_over_since = 0.0
             elif what == b"stays":
-                self._handing_over_since = 0.0
+                self._handing_over_since, self._handing_over_times = 0.0, 0
             elif what == b"died":
                 pid, status = map(int, number.split(b":"))
                 self._died(pid, os.waitstatus_to_exitcode(status))
