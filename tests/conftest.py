@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.booted import Machine, booted, skip_where_nothing_boots
+from tests.mounting import processes_of, unmount
 from tests.posting import Sight
 from tests.running import refusal_of_keyctl
-from tests.tools import ROOT, Mount, mounted
+from tests.tools import LIMIT, ROOT, Mount, is_mounted, mounted, wait_until
 
 os.environ.pop("PYTHONUNBUFFERED", None)  # would hide what programs forget to flush
 os.environ["LESSHISTFILE"] = "-"  # the tests of less leave nothing in a home
@@ -90,6 +92,43 @@ def post(shared: Mount) -> Iterator[int]:
     fd = os.open(shared.path / "post", os.O_WRONLY)
     yield fd
     os.close(fd)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder to mount on in the background; whatever is there at the end goes."""
+    path = tmp_path / "mnt"
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        while is_mounted(path) and unmount(path, "-z", "-q").returncode == 0:
+            pass
+        for pid in processes_of(path):
+            try:
+                os.kill(pid, signal.SIGTERM)
+            except ProcessLookupError:
+                pass
+        wait_until(lambda: not processes_of(path), "the daemon's end")
+
+
+@pytest.fixture
+def reader() -> Iterator[Callable[[Path], subprocess.Popen[bytes]]]:
+    """A function that starts `cat` on a file."""
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start(path: Path) -> subprocess.Popen[bytes]:
+        processes.append(subprocess.Popen(["cat", path], stdout=subprocess.PIPE))
+        return processes[-1]
+
+    try:
+        yield start
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait(LIMIT)
+            assert process.stdout is not None
+            process.stdout.close()
 
 
 @pytest.fixture(scope="session")

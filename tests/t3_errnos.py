@@ -34,7 +34,7 @@ PROVOKED: dict[tuple[str, str], Provoke] = {}
 NOT_PROVOKED = {
     ("EIO", "any"): "a fault of wqfs, which nobody knows how to make: tests/t1_channel.py has a broken handle",
     ("EACCES", "`objects`, watching by ioctl, with `private_mounts`"): "tests/t3_users.py, as root alone",
-    ("EACCES", "any, by another user"): "tests/t3_tree.py and t3_mount_command.py, as root alone",
+    ("EACCES", "any, by another user"): "tests/t3_tree.py and t3_mount_refused.py, as root alone",
     ("EPERM", "SET_FILTER by pointer"): "tests/t3_handover.py and t3_queue_set_filter.py",
     ("ENOMEM", "SET_FILTER by pointer"): "tests/t3_caller_process.py leaves the server no descriptor",
     ("EPIPE", "SETTLE"): "tests/t3_settle.py ends a mount under one that waits",
