@@ -162,6 +162,8 @@ def main() -> int:
     parser.add_argument("--every", type=float, help="seconds between kills (10; in a short run 1)")
     parser.add_argument("--report", type=Path, default=ROOT / "bench/SOAK.md")
     asked = parser.parse_args()
+    # A shell ignores it in what it starts in the background, and so would the programs that are interrupted here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     where = facts(0, 1, quick=False)
     every = asked.every or (10.0 if asked.seconds >= SHORT_S else 1.0)
     with tempfile.TemporaryDirectory(prefix="wqfs-soak-") as folder:

@@ -151,8 +151,12 @@ class Load(Mount):
         with subprocess.Popen(["cat", self._folders["idle"] / "queue"], stdout=subprocess.DEVNULL) as cat:
             time.sleep(0.02)
             cat.send_signal(signal.SIGINT)
-            if cat.wait(_STUCK_S) not in (-signal.SIGINT, 130):
-                self.faults.append(f"an interrupted cat ended with {cat.returncode}")
+            try:
+                if cat.wait(_STUCK_S) not in (-signal.SIGINT, 130):
+                    self.faults.append(f"an interrupted cat ended with {cat.returncode}")
+            except subprocess.TimeoutExpired:
+                self.faults.append("an interrupted cat went on waiting")
+                cat.kill()
 
     def _look(self) -> None:
         json.loads((self.path / "sim/snapshot").read_bytes())
