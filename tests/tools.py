@@ -280,3 +280,15 @@ def new_watch(mount: Mount, names: Iterator[int] = itertools.count()) -> Iterato
 
 def set_flags(fd: int, add: int = 0, take: int = 0) -> None:
     fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) & ~take | add)
+
+
+def later(function: Callable[..., None], *arguments: object) -> threading.Thread:
+    """Call it a moment after somebody began to wait."""
+
+    def run() -> None:
+        time.sleep(0.3)
+        function(*arguments)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
