@@ -8,17 +8,15 @@ import fcntl
 import mmap
 import os
 import re
-import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.tools import LIMIT, ROOT, Call, Mount, deliver, opened, record, refused, wait_until, waiting_readers
+from tests.tools import LIMIT, ROOT, Mount, deliver, opened, record, refused, wait_until, waiting, waiting_readers
 from wqfs.abi import ioctls
 from wqfs.abi.errors import ERRNO_NAMES
 from wqfs.abi.filters import FILTER_HEADER
@@ -63,14 +61,6 @@ def watch_path(path: bytes, watch_id: int = 1) -> bytearray:
 def write(path: Path, text: str) -> None:
     with opened(path, os.O_WRONLY) as fd:
         os.write(fd, text.encode())
-
-
-@contextmanager
-def waiting(mount: Mount, call: Callable[[], object]) -> Iterator[Call]:
-    """A call in a thread that waits on the mount."""
-    asked = Call(call)
-    wait_until(lambda: waiting_readers(mount) == 1, "a call that waits")
-    yield asked
 
 
 @provokes("EACCES", "a command, or watching a key")
@@ -360,8 +350,6 @@ def test_call_gives_the_errno_of_the_page(mount: Mount, name: str, call: str) ->
         PROVOKED[name, call](mount, watch)
 
 
-# -- those that want a mount of their own
-
 OF_OTHER_MOUNTS = {
     ("ENOBUFS", "read of `queue`, with `enobufs`"),
     ("EROFS", "any that changes, with `ro`"),
@@ -374,113 +362,7 @@ OF_OTHER_MOUNTS = {
     ("ENOMEM", "read of a part of a text"),
     ("ENOSPC", "mkdir in `watches/`, open of the root's `queue`"),
 }
-
-
-def test_record_that_does_not_fit_is_enobufs_with_enobufs(mount_with: Callable[[str], Mount]) -> None:
-    mount = mount_with("enobufs")
-    watch = mount.watch()
-    deliver(mount, record(1))
-    with opened(watch / "queue") as fd, refused(errno.ENOBUFS):
-        os.read(fd, 8)
-
-
-def test_file_and_folder_beyond_max_handles_are_enfile(mount_with: Callable[[str], Mount]) -> None:
-    mount = mount_with("max_handles=2")
-    with opened(mount.path / "metrics"), opened(mount.path / "errors"):
-        with refused(errno.ENFILE):
-            os.open(mount.path / "metrics", os.O_RDONLY)
-        with refused(errno.ENFILE):
-            os.open(mount.path / "watches", os.O_RDONLY | os.O_DIRECTORY)
-    with opened(mount.path / "watches", os.O_RDONLY | os.O_DIRECTORY), opened(mount.path / "sim", os.O_RDONLY):
-        with refused(errno.ENFILE):
-            os.open(mount.path / "queue", os.O_RDONLY)
-    os.listdir(mount.path / "watches")
-
-
-def test_file_and_folder_beyond_max_user_handles_are_edquot(mount_with: Callable[[str], Mount]) -> None:
-    mount = mount_with("max_user_handles=2")
-    with opened(mount.path / "metrics"), opened(mount.path / "watches", os.O_RDONLY | os.O_DIRECTORY):
-        for name in ("metrics", "queue", "sim"):
-            with refused(errno.EDQUOT):
-                os.open(mount.path / name, os.O_RDONLY)
-    with opened(mount.path / "metrics"):
-        os.listdir(mount.path / "watches")
-
-
-def test_calls_beyond_max_user_waiting_are_edquot(mount_with: Callable[[str], Mount]) -> None:
-    mount = mount_with("max_user_waiting=1")
-    watch = mount.watch()
-    with opened(watch / "queue") as fd, waiting(mount, lambda: os.read(fd, 100)) as asked:
-        with refused(errno.EDQUOT):
-            os.read(fd, 100)
-        deliver(mount, record(1))
-        assert asked.result() == record(1)
-
-
-def test_texts_read_in_parts_beyond_max_memory_are_enomem(mount_with: Callable[[str], Mount]) -> None:
-    mount = mount_with("max_memory=1")
-    mount.post(*(f"mount -t tmpfs {'s' * 250} /{'m' * 250}{n}" for n in range(100)))
-    size = len((mount.path / "sim/snapshot").read_bytes())
-    with ExitStack() as files:
-        fds = [
-            files.enter_context(opened(mount.path / "sim/snapshot")) for _ in range((1 << 19) * 3 // 4 // size + 1)
-        ]  # one user's
-        for fd in fds[:-1]:
-            os.read(fd, 100)
-        with refused(errno.ENOMEM):
-            os.read(fds[-1], 100)
-        while os.read(fds[0], 65536):
-            pass
-        assert os.read(fds[-1], 100)
-
-
-def test_watch_beyond_max_queues_is_enospc(mount_with: Callable[[str], Mount]) -> None:
-    mount = mount_with("max_queues=2")
-    watch = mount.watch()
-    with opened(mount.path / "queue"):
-        with refused(errno.ENOSPC):
-            (mount.path / "watches/one").mkdir()
-        with refused(errno.ENOSPC):
-            os.open(mount.path / "queue", os.O_RDONLY)
-    mount.watch("one").rmdir()
-    watch.rmdir()
-
-
-def test_changes_are_erofs_with_ro(mount_with: Callable[[str], Mount]) -> None:
-    mount = mount_with("ro")
-    with refused(errno.EROFS):
-        mount.watch()
-    with refused(errno.EROFS):
-        mount.post("umount /")
-
-
-def test_killed_daemon_ends_waiting_reads_and_leaves_a_dead_mount(mount: Mount) -> None:
-    watch = mount.watch()
-    with opened(watch / "queue") as fd, opened(watch / "events", os.O_RDONLY | os.O_NONBLOCK) as other:
-        with waiting(mount, lambda: os.read(fd, 100)) as call:
-            os.killpg(mount.process.pid, signal.SIGKILL)
-            mount.process.wait(LIMIT)
-            with refused(errno.ECONNABORTED):
-                call.result()
-        with refused(errno.ENOTCONN):
-            os.read(other, 100)
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        assert poll.poll(0) == [(fd, select.POLLERR)]
-        with refused(errno.ENOTCONN):
-            os.statvfs(mount.path)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_signalled_daemon_gives_end_of_file_and_then_enotconn(mount: Mount, number: signal.Signals) -> None:
-    watch = mount.watch()
-    with opened(watch / "queue") as fd:
-        with waiting(mount, lambda: os.read(fd, 100)) as call:
-            mount.process.send_signal(number)
-            assert call.result() == b""
-        mount.process.wait(LIMIT)
-        with refused(errno.ENOTCONN):
-            os.read(fd, 100)
+"""What t3_errnos_mounts.py makes, each on a mount of its own."""
 
 
 # -- the page

@@ -292,3 +292,11 @@ def later(function: Callable[..., None], *arguments: object) -> threading.Thread
     thread = threading.Thread(target=run)
     thread.start()
     return thread
+
+
+@contextmanager
+def waiting(mount: Mount, call: Callable[[], object]) -> Iterator[Call]:
+    """A call in a thread that waits on the mount."""
+    asked = Call(call)
+    wait_until(lambda: waiting_readers(mount) == 1, "a call that waits")
+    yield asked
