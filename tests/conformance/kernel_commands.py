@@ -26,7 +26,7 @@ import struct
 import subprocess
 import sys
 
-from tests.conformance.kernel_mounts import MNT_DETACH, MS_REC, TYPES, _mount, _umount
+from tests.conformance.kernel_mounts import compare
 from wqfs.sim import views
 from wqfs.sim.command import ROOT
 from wqfs.sim.mount_options import PROPAGATION
@@ -167,21 +167,5 @@ def run(seed: int, folder: str) -> str:
     return ""
 
 
-def main() -> int:
-    folder, first, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    mismatches = 0
-    _mount(b"none", b"/", TYPES["private"] | MS_REC)
-    for seed in range(first, first + count):
-        if _mount(b"none", folder.encode(), 0, b"tmpfs"):
-            raise OSError("mount of a tmpfs")
-        differing = run(seed, folder)
-        _umount(folder.encode(), MNT_DETACH)
-        if differing:
-            mismatches += 1
-            print(differing)
-    print(f"{count} scripts, {mismatches} mismatches")
-    return 1 if mismatches else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(compare(run))

@@ -127,7 +127,9 @@ def run(seed: int, folder: str) -> str:
     return ""
 
 
-def main() -> int:
+def compare(run: Callable[[int, str], str]) -> int:
+    """Run the scripts of the seeds that the command line names, each in a tmpfs of its own at the folder that it names.
+    run: of one, by seed and folder; returns "" or what differs. Returns the exit code."""
     folder, first, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     mismatches = 0
     _mount(b"none", b"/", TYPES["private"] | MS_REC)
@@ -144,4 +146,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(compare(run))

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from tests.conformance.fresh_mount import fresh_mount
-from tests.conformance.mounts_run_face import RunMounts, run_mounts
+from tests.conformance.mounts_run_face import RunMounts, read_all, run_mounts
 from wqfs.sim import objects, views
 from wqfs.sim.command import ROOT
 from wqfs.sim.system import System
@@ -78,13 +78,7 @@ class RealMounts:
         _write(self._folder / "objects", line)
 
     def read(self) -> bytes:
-        raw = b""
-        try:
-            while more := os.read(self._queue, _CHUNK):
-                raw += more
-        except BlockingIOError:
-            pass
-        return raw
+        return read_all(self._queue)
 
     def mountinfo(self) -> str:
         return (self._mount / "sim/mountinfo").read_text(errors="surrogateescape")

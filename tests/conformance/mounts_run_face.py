@@ -79,13 +79,7 @@ class RunMounts:
             raise OSError(number, os.strerror(number))
 
     def read(self) -> bytes:
-        raw = b""
-        try:
-            while more := os.read(self._queue, _CHUNK):
-                raw += more
-        except BlockingIOError:
-            pass
-        return raw
+        return read_all(self._queue)
 
     def _lines(self) -> list[list[str]]:
         """The simulated mounts of the case."""
@@ -105,6 +99,17 @@ class RunMounts:
         os.close(self._queue)
         os.close(self._writer)
         _command("umount", "-l", self._base)
+
+
+def read_all(queue: int) -> bytes:
+    """What is in a queue that does not block."""
+    raw = b""
+    try:
+        while more := os.read(queue, _CHUNK):
+            raw += more
+    except BlockingIOError:
+        pass
+    return raw
 
 
 def _command(*words: str) -> None:
