@@ -10,6 +10,7 @@ import pytest
 from wqfs.sim import Refused, Simulation
 from wqfs.sim.command import Actor
 from wqfs.sim.limits import SimLimits
+from wqfs.sim.mounts import segments
 from wqfs.watch import Limits
 
 LONG = "/" + "/".join(["x"] * 2000)
@@ -124,7 +125,12 @@ def test_detached_trees_count_as_mounts_and_give_back_what_they_took() -> None:
     assert refused.value.errno == errno.ENOSPC
 
 
-def test_objects_with_long_paths_take_no_more_memory_than_is_counted() -> None:
+@pytest.mark.parametrize(
+    "rest",
+    ["".join(f"/{name % 100:02}" for name in range(1300)), ("/\U0001f600" + "x" * 240) * 15],
+    ids=["names", "wide"],
+)
+def test_objects_with_long_paths_take_no_more_memory_than_is_counted(rest: str) -> None:
     simulation = Simulation()
     watches = simulation.system.watches
     watches.limits = Limits(user_objects=2000, watches=100_000, queues=100_000)
@@ -132,11 +138,22 @@ def test_objects_with_long_paths_take_no_more_memory_than_is_counted() -> None:
     try:
         with pytest.raises(OSError) as refused:
             for number in range(100_000):
-                path = f"/{number}" + "".join(f"/{name % 100:02}" for name in range(1300))
+                path = f"/{number}{rest}"
                 target, place, label = simulation.system.resolve(["mount", path], Actor(0, 0), 0)
                 watches.add(watches.make(f"w{number}", 0, 0, 0), target, 0, label=label, place=place)
+        segments.cache_clear()
         took = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
     assert refused.value.errno == errno.EDQUOT and number > 20
     assert took < 2000 * 1024 * 1.3
+
+
+def test_threads_of_one_process_leave_room_for_users_who_come_later() -> None:
+    simulation = Simulation(bounds=SimLimits(processes=16))
+    simulation.run("process new p uid=1")
+    with pytest.raises(Refused) as refused:
+        for number in range(16):
+            simulation.run(f"as p/t{number} key add user a b @t", uid=1)
+    assert refused.value.errno == errno.ENOMEM and number == 12
+    simulation.run("key add user a b @s", uid=2)

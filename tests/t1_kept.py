@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import errno
 import json
+import sys
 
-from wqfs.event import Log
+import pytest
+
+from wqfs.event import Event, Log, NoRoom, Stream
 from wqfs.fs.handles.lines import LineContext, WholeTextHandle
 from wqfs.fs.handles.text import TextHandle
 from wqfs.kept import EVENT_BYTES, Account, Kept
+from wqfs.sim.devices import Devices
 from wqfs.watch import Limits, Watch, Watches
 
 LONG = {"mountpoint": "/" + "x" * 4000}
+RECORD = b"\x01\x00\x00\x00\x08\x00\x00\x00"
+WIDE = "\U0001f600" + "x" * 3000
+"""Takes 12,000 bytes: one such character makes all of them wide."""
 
 
 def post(watches: Watches, count: int = 1) -> None:
     for _ in range(count):
-        watches.publish(watches.event(0, b"\x01\x00\x00\x00\x08\x00\x00\x00", dict(LONG)), ())
+        watches.publish(watches.event(0, RECORD, dict(LONG)), ())
 
 
 def log_of(watch: Watch) -> Log:
@@ -115,4 +122,58 @@ def test_lines_that_count_together_are_kept_as_texts_are() -> None:
     assert kept.used == 0
     assert handles[1].write(block, 0, (1, 1, 1)) == 30
     handles[1].release()
+    assert kept.used == 0
+
+
+def test_records_that_users_put_into_their_own_queues_are_bounded_too() -> None:
+    watches, made = make(100_000, 2)
+    for number in range(1000):
+        watches.deliver_raw(made[number % 2], RECORD, 0)
+        assert watches.kept.used <= 100_000
+    for each in made:
+        assert json.loads(bytes(log_of(each).text()).splitlines()[0])["event"] == "cut"
+
+
+def test_removals_of_objects_with_long_names_are_bounded_too() -> None:
+    watches, (watch,) = make(100_000, 1)
+    devices = Devices()
+    for _ in range(200):
+        watches.add(watch, devices, 1, label="x" * 4000)
+        watches.remove(watch, devices, 0, label="x" * 4000)
+        assert watches.kept.used <= 100_000
+
+
+def test_wide_characters_count_as_what_they_take() -> None:
+    watches, _ = make(1 << 20, 1)
+    watches.publish(watches.event(0, RECORD, {"mountpoint": WIDE}), ())
+    assert watches.kept.used >= sys.getsizeof(WIDE)
+    kept = Kept()
+    context = LineContext(4096, lambda *_, **more: None, Account(kept, 1))
+    replaced: list[list[str]] = []
+    handle = WholeTextHandle("filter", lambda: b"", lambda lines, caller: replaced.append(list(lines)), context)
+    text = "\n".join([WIDE] * 10).encode()
+    handle.write(memoryview(text), 0, (1, 1, 1))
+    assert sum(map(sys.getsizeof, handle._lines)) <= kept.used
+    handle.release()
+    assert replaced[-1] == [WIDE] * 10 and kept.used == 0
+
+
+def test_rest_of_a_long_line_of_events_is_kept_as_a_text_is() -> None:
+    kept = Kept(20_000)
+    streams = [Stream(10, Account(kept, 1)) for _ in range(2)]
+    short, long = Event(1, 0, RECORD, {}), Event(2, 0, RECORD, {"was": "x" * 9000})
+    for stream in streams:
+        stream.push(short)
+        stream.push(long)
+    both = short.line() + long.line()
+    size = len(short.line()) + 1
+    assert streams[0].read(size) == both[:size] and kept.used == len(both) - size
+    assert streams[1].read(size) == short.line(), "up to the line that has no room"
+    with pytest.raises(NoRoom):
+        streams[1].read(1)
+    assert streams[1].read(1 << 16) == long.line(), "what is read at once is not kept"
+    assert streams[0].read(1 << 16) == both[size:] and kept.used == 0
+    streams[0].push(long)
+    assert streams[0].read(1) == b"{" and kept.used
+    streams[0].close()
     assert kept.used == 0

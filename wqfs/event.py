@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from wqfs.abi import records as r
 from wqfs.abi.errors import ERRNO_NAMES
 from wqfs.abi.polling import READABLE
-from wqfs.kept import LINE_KEPT, NOTICE_BYTES, Batch, Kept
+from wqfs.kept import LINE_KEPT, NOTICE_BYTES, Account, Batch, Kept
 
 NameValue = str | int | bool
 _INT_MAX = 0x7FFFFFFF
@@ -250,17 +250,23 @@ class Gap:
         return json.dumps(members, separators=(",", ":")).encode() + b"\n"
 
 
+class NoRoom(Exception):
+    """The rest of a line that would be read in part cannot be kept; nothing was read."""
+
+
 class Stream:
     """What one open of `events` has still to give: a plain stream of bytes.
 
     limit: events kept while nobody reads. Later ones are lost; a line says how many, where they
-    are missing.
+    are missing. kept: where the rest of a long line is counted that was read in part.
     """
 
-    __slots__ = ("_ring", "_text", "limit", "on_change")
+    __slots__ = ("_counted", "_kept", "_ring", "_text", "limit", "on_change")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, kept: Account | None = None) -> None:
         self.limit = limit
+        self._kept = kept
+        self._counted = 0
         self._ring: deque[Told | Gap] = deque()
         self._text = b""
         self.on_change: Callable[[Stream], object] | None = None
@@ -310,19 +316,44 @@ class Stream:
             self._ring.append(Gap("lost", count, last))
 
     def read(self, size: int) -> bytes | None:
-        """Up to `size` bytes, wherever a line ends; None while there are none."""
+        """Up to `size` bytes, wherever a line ends; None while there are none. Raises NoRoom."""
         text = self._text
         ring = self._ring
-        if len(text) < size and ring:
+        length = len(text)
+        if length < size and ring:
             parts = [text]
-            length = len(text)
             while ring and length < size:
-                line = ring.popleft().line()
+                told = ring.popleft()
+                line = told.line()
                 parts.append(line)
                 length += len(line)
+            if not self._keep(length - size):
+                ring.appendleft(told)
+                length -= len(line)
+                if not length:
+                    raise NoRoom
+                del parts[-1]
+                self._keep(0)
             text = b"".join(parts)
+        else:
+            self._keep(length - size)
         self._text = text[size:]
         return text[:size] or (None if size else b"")
+
+    def _keep(self, rest: int) -> bool:
+        """Count the rest of a line, of so many bytes, if it is long; whether there is room for it."""
+        kept = self._kept
+        counted = rest if rest > LINE_KEPT else 0
+        if kept is not None and counted != self._counted:
+            if counted > self._counted and not kept.take(counted - self._counted):
+                return False
+            kept.give_back(max(0, self._counted - counted))
+            self._counted = counted
+        return True
+
+    def close(self) -> None:
+        """Nobody reads it any more."""
+        self._keep(0)
 
     def poll(self, *, hung_up: bool) -> int:
         """The events of poll(2): POLLIN | POLLRDNORM, POLLHUP when its watch is gone."""

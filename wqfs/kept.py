@@ -5,7 +5,7 @@ belongs to a batch with those that came about when it did, and the batch gives i
 gone: Python's own count of references says when. So no delivery costs anything. A batch of which one event is left
 counts whole, which errs to the safe side.
 
-The counts are estimates of what the objects take, strings by their length.
+The counts are estimates of what the objects take, strings by their length and their width.
 """
 
 from __future__ import annotations
@@ -22,6 +22,11 @@ LINE_KEPT: Final = 1024
 _BATCH: Final = 64
 _LARGE: Final = 2 * EVENT_BYTES
 """Bytes of an event that begins a batch, so that those that count most keep no others."""
+
+
+def text_bytes(text: str) -> int:
+    """What the characters of a string take: a byte each, or up to four each where one of them is not ASCII."""
+    return len(text) if text.isascii() else 4 * len(text)
 
 
 class Batch:

@@ -22,7 +22,7 @@ from typing import Final
 
 from wqfs.abi import records as r
 from wqfs.event import Event, Log, Stream, Told
-from wqfs.kept import EVENT_BYTES, Batch, Kept
+from wqfs.kept import EVENT_BYTES, Batch, Kept, text_bytes
 from wqfs.queue import Queue
 from wqfs.together import Part, Run, SharedParts, Source
 
@@ -344,7 +344,8 @@ class Watches:
             raise WatchRefused(errno.EBUSY, f"{label} is watched by this queue already")
         if len(watch.objects) >= self.limits.objects:
             raise WatchRefused(errno.EDQUOT, f"the watch has {self.limits.objects} objects, the limit max_objects")
-        cost = 1 + (len(label) + _NAME_BYTES * len(place)) // _OBJECT_BYTES
+        text = text_bytes(label) + sum([_NAME_BYTES + text_bytes(name) for name in place])
+        cost = 1 + text // _OBJECT_BYTES
         of_user = self._user_objects.get(watch.uid, 0) + cost
         if of_user > self.limits.user_objects:
             limit = self.limits.user_objects
@@ -405,13 +406,14 @@ class Watches:
             self._pending.append((event, watch, bits))
         else:
             watch.deliver_unfiltered(event.notice(bits))
+            self.kept.check()
 
     # -- events
 
     def event(self, now_ns: int, record: bytes, names: dict[str, str | int | bool]) -> Event:
         """A new event with the next number. Nobody is told: see `publish`."""
         self.last_event += 1
-        text = sum([len(value) for value in names.values() if value.__class__ is str])
+        text = sum([text_bytes(value) for value in names.values() if value.__class__ is str])
         return Event(self.last_event, now_ns, record, names, self.kept.batch(EVENT_BYTES + text))
 
     def _let_go_of_some(self) -> None:
@@ -554,6 +556,7 @@ class Watches:
             watch.deliver_unfiltered(event)
         else:
             watch.deliver(event)
+        self.kept.check()
 
     def _publish_many_raw(self, raw: Sequence[bytes], now_ns: int) -> None:
         if any(record[_TYPE_BYTES] == _META for record in raw):

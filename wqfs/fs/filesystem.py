@@ -323,7 +323,7 @@ class Filesystem:
                 source = self._sources[watch.number] = Source(watch.queue, self.channel.ready)
             return QueueHandle(watch, source, flags, self._queues)
         if place is nodes.EVENTS:
-            stream = Stream(self.options.events_depth)
+            stream = Stream(self.options.events_depth, self._account(caller))
             return EventsHandle(watch, stream, Source(stream, self.channel.ready), self._released)
         if place is nodes.LOG:
             log = _log_of(watch)

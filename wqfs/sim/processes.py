@@ -108,6 +108,8 @@ class Processes:
             _check_name(thread, "thread")
             if thread not in process.threads:
                 self._check_room()
+                if len(process.threads) >= self._limit * 3 // 4:
+                    raise Refused(errno.ENOMEM, f"there are {self._limit * 3 // 4} threads of {name}, of max_processes")
                 self._threads += 1
                 process.threads[thread] = None
         return Actor(process.uid, process.gid, process.groups, process.name, thread)

@@ -166,14 +166,14 @@ class WholeTextHandle(LineHandle):
         context: LineContext,
         released: Callable[[], None] | None = None,
     ) -> None:
-        self._lines: list[str] = []
+        self._lines: list[bytes] = []  # a string may take four times as much
         self._bytes = 0
         self._counted_lines = 0
         self._replace = replace
         super().__init__(name, view, _nothing, context, released)
 
     def _take(self, text: str, caller: Caller) -> None:
-        self._lines.append(text)
+        self._lines.append(text.encode("utf-8", "surrogateescape"))
 
     def write(self, data: memoryview, offset: int, caller: Caller) -> int:
         if self._bytes + len(data) > MAX_TEXT:
@@ -202,7 +202,7 @@ class WholeTextHandle(LineHandle):
 
     def _finish(self, caller: Caller) -> None:
         try:
-            self._replace(self._lines, caller)
+            self._replace([line.decode("utf-8", "surrogateescape") for line in self._lines], caller)
         except LineRefused as error:
             self._refuse(error, "", caller)
 

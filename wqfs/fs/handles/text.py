@@ -7,7 +7,7 @@ from collections.abc import Callable
 from select import POLLERR, POLLPRI
 
 from wqfs.abi.polling import READABLE
-from wqfs.event import Log, Stream
+from wqfs.event import Log, NoRoom, Stream
 from wqfs.fs.handles.base import STREAM_FLAGS, Handle, Source
 from wqfs.kept import Account
 from wqfs.watch import Watch
@@ -90,7 +90,8 @@ class ChangingTextHandle(TextHandle):
 
 class EventsHandle(Handle):
     """An open `events`: the watch's events from the open on, as a stream of bytes that any buffer
-    size can read. It ends where the watch ends."""
+    size can read. It ends where the watch ends. A read is ENOMEM when too many texts are kept already, and the rest of
+    a long line would be one more."""
 
     __slots__ = ("_released", "_source", "_stream", "_watch")
     open_flags = STREAM_FLAGS
@@ -102,8 +103,11 @@ class EventsHandle(Handle):
         self._released = released
         watch.sinks = (*watch.sinks, stream)
 
-    def read(self, offset: int, size: int, flags: int) -> bytes | None:
-        data = self._stream.read(size)
+    def read(self, offset: int, size: int, flags: int) -> bytes | int | None:
+        try:
+            data = self._stream.read(size)
+        except NoRoom:
+            return -errno.ENOMEM
         if data is None and self._watch.queue.hung_up:
             return b""
         return data
@@ -115,7 +119,10 @@ class EventsHandle(Handle):
         return self._source
 
     def release(self) -> None:
-        self._watch.sinks = tuple(sink for sink in self._watch.sinks if sink is not self._stream)
+        sinks = self._watch.sinks
+        at = sinks.index(self._stream)  # soon found where a process ends: that closes the first first
+        self._watch.sinks = sinks[:at] + sinks[at + 1 :]
+        self._stream.close()
         self._released(self._watch)
 
 
