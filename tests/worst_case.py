@@ -206,6 +206,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if os.geteuid():
         parser.error("only root can be other users")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as of timeout(1): nothing is left mounted
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with public_mount(arguments.options) as mount:
