@@ -7,11 +7,14 @@ import tracemalloc
 
 import pytest
 
+from wqfs.fs.control import Control
+from wqfs.fs.handles.lines import LineRefused
 from wqfs.sim import Refused, Simulation
 from wqfs.sim.command import Actor
 from wqfs.sim.limits import SimLimits
 from wqfs.sim.mounts import segments
-from wqfs.watch import Limits
+from wqfs.sim.system import System
+from wqfs.watch import Limits, Watches
 
 LONG = "/" + "/".join(["x"] * 2000)
 """A path of 4,000 bytes and 2,000 names."""
@@ -157,3 +160,33 @@ def test_threads_of_one_process_leave_room_for_users_who_come_later() -> None:
             simulation.run(f"as p/t{number} key add user a b @t", uid=1)
     assert refused.value.errno == errno.ENOMEM and number == 12
     simulation.run("key add user a b @s", uid=2)
+
+
+def small_control(processes: int) -> Control:
+    watches = Watches(strict=True)
+    return Control(System(watches, now_ns=0, limits=SimLimits(processes=processes)), watches, lambda: 0)
+
+
+def test_user_who_could_not_log_in_is_refused_the_next_time_too() -> None:
+    control = small_control(2)
+    control.run("mount none /a -t tmpfs", (1, 1, 1), 0)
+    for _ in range(2):
+        with pytest.raises(LineRefused) as refused:
+            control.run("mount none /b -t tmpfs", (2, 2, 1), 0)
+        assert refused.value.errno == errno.ENOMEM
+    control.run("mount none /b -t tmpfs", (1, 1, 1), 0)
+
+
+def test_threads_of_programs_count_as_others_and_are_given_back() -> None:
+    control = small_control(8)
+    control.run("process new p", (0, 0, 1), 0)
+
+    def call(thread: str) -> dict[str, object]:
+        who = {"uid": 0, "gid": 0, "groups": (), "process": "p", "thread": thread}
+        return control.call({**who, "call": "get_keyring_id", "args": [-3, 0]}, 0)
+
+    answers = [call(f"t{number}") for number in range(7)]
+    assert [answer.get("errno", 0) for answer in answers] == [0] * 6 + [errno.ENOMEM], answers
+    control.run("process exit p", (0, 0, 1), 0)
+    control.run("process new p", (0, 0, 1), 0)
+    assert call("t9").get("errno", 0) == 0

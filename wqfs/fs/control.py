@@ -38,8 +38,14 @@ class Control:
         uid, gid, _ = caller
         actor = self._actor
         if actor.uid != uid or actor.gid != gid:
-            self._actor = actor = Actor(uid, gid)
-            self._system.keys.login(actor)  # whoever runs a process has a session
+            actor = self._log_in(uid, gid)
+        return actor
+
+    def _log_in(self, uid: int, gid: int) -> Actor:
+        """Whoever runs a process has a session. Raises ENOMEM."""
+        actor = Actor(uid, gid)
+        self._system.keys.login(actor)
+        self._actor = actor
         return actor
 
     def run(self, line: str, caller: Caller, now_ns: int) -> None:
@@ -102,10 +108,9 @@ class Control:
         if process is not None:
             process.uid, process.gid, process.groups = actor.uid, actor.gid, actor.groups
             if actor.thread:
-                process.threads.setdefault(actor.thread, None)
+                self._system.processes.hear_of(process, actor.thread)
         elif actor.uid != self._actor.uid or actor.gid != self._actor.gid:
-            self._actor = Actor(actor.uid, actor.gid)
-            self._system.keys.login(self._actor)
+            self._log_in(actor.uid, actor.gid)
 
     def objects_line(self, watch: Watch, line: str, caller: Caller) -> None:
         """A line of `objects`: adds or, with a `-` before it, removes. Raises LineRefused."""

@@ -106,13 +106,19 @@ class Processes:
         process = self._own(caller, name)
         if thread:
             _check_name(thread, "thread")
-            if thread not in process.threads:
-                self._check_room()
-                if len(process.threads) >= self._limit * 3 // 4:
-                    raise Refused(errno.ENOMEM, f"there are {self._limit * 3 // 4} threads of {name}, of max_processes")
-                self._threads += 1
-                process.threads[thread] = None
+            self.hear_of(process, thread)
         return Actor(process.uid, process.gid, process.groups, process.name, thread)
+
+    def hear_of(self, process: Process, thread: str) -> None:
+        """A thread that was not heard of begins. Raises ENOMEM."""
+        if thread in process.threads:
+            return
+        self._check_room()
+        most = self._limit * 3 // 4
+        if len(process.threads) >= most:
+            raise Refused(errno.ENOMEM, f"there are {most} threads of {process.name}, of max_processes")
+        self._threads += 1
+        process.threads[thread] = None
 
     def new(self, caller: Actor, name: str, uid: int, gid: int, groups: tuple[int, ...] = ()) -> Process:
         """A process without keyrings, as the first of a login is before pam_keyinit(8).
