@@ -59,13 +59,18 @@ def test_moves_and_binds_count_too() -> None:
     simulation.run("mount --move /a /b")
 
 
-def test_estimate_of_mounts_is_not_far_below_what_they_take() -> None:
+@pytest.mark.parametrize(
+    "line",
+    [f"mount -t tmpfs t /m{{}}{LONG[:3900]}", f"mount -t tmpfs \N{MUSICAL SYMBOL G CLEF}{'s' * 3900}{{}} /{{}}"],
+    ids=["narrow", "wide"],
+)  # fmt: skip
+def test_estimate_of_mounts_is_not_far_below_what_they_take(line: str) -> None:
     simulation = Simulation(bounds=SimLimits(mount_text=4 << 20))
     tracemalloc.start()
     try:
         with pytest.raises(Refused):
             for number in range(1000):
-                simulation.run(f"mount -t tmpfs t /m{number}{LONG[:3900]}")
+                simulation.run(line.format(number, number))
         taken, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

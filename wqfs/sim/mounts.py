@@ -22,6 +22,7 @@ from functools import lru_cache
 from typing import Final
 
 from wqfs.abi.records import MountFlag
+from wqfs.kept import text_bytes
 from wqfs.sim.errors import Refused
 from wqfs.sim.peers import PeerGroup, PeerGroups
 from wqfs.sim.superblocks import Superblock
@@ -306,12 +307,12 @@ def _check_lengths(path: str, names: list[str]) -> None:
 
 def weight(path: str) -> int:
     """Bytes that a mountpoint takes, about: its text, and each name of it by itself."""
-    return len(path) + 64 * path.count("/")
+    return text_bytes(path) + 64 * path.count("/")
 
 
 def text_of(sb: Superblock) -> int:
-    """Characters of a superblock's source and options."""
-    return len(sb.source) + sum(map(len, sb.options))
+    """Bytes that a superblock's source and options take."""
+    return text_bytes(sb.source) + sum(map(text_bytes, sb.options))
 
 
 def path_text(mount: Mount | None, place: Place) -> str:
