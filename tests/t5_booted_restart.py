@@ -9,6 +9,7 @@ import pytest
 
 from tests.booted import Machine
 from tests.t3_survive import pytestmark as needs_resend
+from tests.t5_booted_hardening import serve_as_user
 from tests.t5_booted_service import UNITS, daemon_of, wait_for_reader
 from tests.tools import wait_until
 
@@ -95,6 +96,15 @@ def test_server_that_is_another_user_goes_on(machine: Machine) -> None:
         machine.run("systemctl", "restart", unit)
         goes_on(machine, unit)
         assert machine.run("ps", "-o", "user=", "-p", daemon_of(machine, unit)).strip() == "daemon"
+
+
+def test_service_of_its_own_user_goes_on(machine: Machine) -> None:
+    serve_as_user(machine)
+    machine.run("systemctl", "start", "wqfs.service")
+    with reader(machine, "/run/wqfs"):
+        machine.run("systemctl", "restart", "wqfs.service")
+        goes_on(machine, "wqfs.service")
+        assert machine.run("ps", "-o", "user=", "-p", machine.main_pid("wqfs.service")).strip() == "wqfs"
 
 
 def test_changed_options_hold_after_a_stop_and_a_start(machine: Machine) -> None:
