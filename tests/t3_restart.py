@@ -373,6 +373,15 @@ def test_stale_state_is_not_used(service: Service) -> None:
     assert "the store has no wqfs-state" in mount.log()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
+def test_server_that_becomes_another_user_needs_a_mount_for_others(service: Service) -> None:
+    service.mount.watch("lost")
+    service.options = "survive,allow_other,user=nobody"
+    mount = service.restart()
+    assert os.listdir(mount.path / "watches") == []
+    assert "it was made without allow_other, and option user needs that" in mount.log()
+
+
 def test_changed_options_hold_from_the_next_mount_on(service: Service) -> None:
     service.options = "survive,depth=64,max_watches=1"
     mount = service.restart()

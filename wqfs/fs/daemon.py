@@ -141,7 +141,7 @@ def _run(line: CommandLine, program: str, on_started: Callable[[], object] | Non
     if found is not None and not ours:
         found.close()
         found = None
-    if found is not None and not resuming.can_go_on(found, mountpoint):
+    if found is not None and not resuming.can_go_on(found, mountpoint, as_another=identity is not None):
         found = None
     if found is not None and not options.survives(ours=True):
         log.warning("%s: nosurvive holds from the next mount on (stop, start)", mountpoint)

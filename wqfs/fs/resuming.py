@@ -17,11 +17,14 @@ _OF_THE_PROCESS: Final = frozenset(("user", "survive"))
 """Options that a mount does not keep: those of the command line count."""
 
 
-def can_go_on(found: Found, mountpoint: str) -> bool:
+def can_go_on(found: Found, mountpoint: str, *, as_another: bool) -> bool:
     """Whether there is a mount to go on with, which the manager keeps until it is served. Where it cannot go on, it is
-    unmounted, with a line in the log: a new one is to be made."""
+    unmounted, with a line in the log: a new one is to be made. as_another: whether another user is to serve it."""
     try:
         found.check(mountpoint)
+        there = mounting.mounted_at(mountpoint)
+        if as_another and (there is None or "allow_other" not in there.super_options.split(",")):
+            raise StateRefused("it was made without allow_other, and option user needs that")
         return True
     except StateRefused as error:
         log.warning("%s: the mount of before cannot go on, and a new one is made: %s", mountpoint, error)
