@@ -21,9 +21,8 @@ def can_go_on(found: Found, mountpoint: str, *, as_another: bool) -> bool:
     """Whether there is a mount to go on with, which the manager keeps until it is served. Where it cannot go on, it is
     unmounted, with a line in the log: a new one is to be made. as_another: whether another user is to serve it."""
     try:
-        found.check(mountpoint)
-        there = mounting.mounted_at(mountpoint)
-        if as_another and (there is None or "allow_other" not in there.super_options.split(",")):
+        made = found.check(mountpoint)
+        if as_another and "allow_other" not in made.super_options.split(","):
             raise StateRefused("it was made without allow_other, and option user needs that")
         return True
     except StateRefused as error:

@@ -82,13 +82,12 @@ def serve(
     # What is made so far stays; what is made later has no cycles, so that looking for some can wait.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-    clock = Clock()
     recorder: Recorder | None = None
     if left is not None:
         recorder = left.recorder
         recorder.come_back(Journal())
     elif told is not None:
-        recorder = Recorder(Journal(), clock)
+        recorder = Recorder(Journal(), Clock())
     session = _Session(mountpoint, fuse_fd, recorder, stop_signals, on_ready, told, privileged, ours=ours)
     if recorder is not None:
         recorder.real_fetch = session.fetch
@@ -101,7 +100,7 @@ def serve(
             options,
             *(owner or (os.getuid(), os.getgid())),
             fetch if ours else fetch_nothing,
-            *(() if recorder is None else (clock,)),
+            *(() if recorder is None else (recorder.clock,)),
         )
         if recorder is not None:
             recorder.filesystem = filesystem

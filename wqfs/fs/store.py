@@ -58,9 +58,9 @@ class Found:
     state_fd: int
     device: str = ""
 
-    def check(self, mountpoint: str) -> None:
-        """See whether it is of the mount at `mountpoint`, which is still there, and can be read here. Raises
-        StateRefused: a sentence why it cannot go on."""
+    def check(self, mountpoint: str) -> mounting.Mounted:
+        """See whether it is of the mount at `mountpoint`, which is still there and returned, and can be read here.
+        Raises StateRefused: a sentence why it cannot go on."""
         if self.fuse_fd < 0 or self.state_fd < 0:
             raise state.StateRefused(f"the store has no {FUSE if self.fuse_fd < 0 else STATE}")
         line, data = _read(self.state_fd)
@@ -73,6 +73,7 @@ class Found:
         there = mounting.mounted_at(mountpoint)
         if where != mountpoint or there is None or (there.type, there.device) != ("fuse.wqfs", self.device):
             raise state.StateRefused(f"its mount, at {where}, is no longer there")
+        return there
 
     def close(self) -> None:
         """Let go of them, and with the last of /dev/fuse of the mount's connection."""
@@ -139,6 +140,7 @@ def leave(mountpoint: str, device: str, left: Left, fuse_fd: int) -> str:
     has nothing. device: `major:minor` in mountinfo."""
     if not os.environ.get("NOTIFY_SOCKET"):
         return "there is no service manager to keep it (NOTIFY_SOCKET is not set)"
+    complaint = ""
     fds: list[int] = []
     try:
         label = json.dumps({"mountpoint": mountpoint, "device": device})
@@ -154,16 +156,14 @@ def leave(mountpoint: str, device: str, left: Left, fuse_fd: int) -> str:
             complaint = "the service manager does not answer"
         elif _is_ready(hears, 0.0):
             complaint = "the service manager keeps no descriptors for it (FileDescriptorStoreMax=)"
-        else:
-            return ""
-        forget()
-        return complaint
     except OSError as error:
-        forget()
-        return f"{error.strerror}"
+        complaint = str(error.strerror)
     finally:
         for fd in fds:
             os.close(fd)
+    if complaint:
+        forget()
+    return complaint
 
 
 def _sealed(data: bytes) -> int:
