@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import struct
 from collections.abc import Callable
+from mmap import PAGESIZE
 
 import pytest
 
 from wqfs.abi import fuse
+from wqfs.fs.channel_limits import BUFFER_SIZE
 from wqfs.fs.filesystem import Filesystem
 from wqfs.fs.journal import FULL, SIZE, Entry, Journal
 from wqfs.fs.options import Options
@@ -68,6 +71,37 @@ def test_full_leaves_room_for_what_cannot_wait() -> None:
     assert FULL < SIZE
     with pytest.raises(OverflowError):
         journal.append(1, 0, bytes(SIZE))
+
+
+def are_in_place(room: memoryview) -> bool:
+    """Whether this process has the pages, as /proc/PID/pagemap tells it (proc(5))."""
+    start = ctypes.addressof(ctypes.c_char.from_buffer(room))
+    first, end = start // PAGESIZE, -(-(start + len(room)) // PAGESIZE)
+    with open("/proc/self/pagemap", "rb") as pagemap:
+        words = os.pread(pagemap.fileno(), (end - first) * 8, first * 8)
+    return all(word >> 63 for (word,) in struct.iter_unpack("=Q", words))
+
+
+def test_pages_that_the_next_request_is_read_to_are_in_place() -> None:
+    """A daemon killed while the kernel fetches one would leave a caller with EIO."""
+    journal = Journal()
+    for generation in (1, 2, 3):
+        journal.turn_to(generation)
+        while not journal.is_full:
+            assert len(journal.room) == BUFFER_SIZE and are_in_place(journal.room)
+            journal.append(1, 0, bytes(5000))
+
+
+def test_pages_are_in_place_in_who_takes_over() -> None:
+    journal = Journal()
+    journal.turn_to(1)
+    journal.append(1, 0, bytes(100_000))
+    pid = os.fork()
+    if not pid:
+        before = are_in_place(journal.room)  # a fork copies no pages of shared memory
+        journal.go_on(1)
+        os._exit(2 * before + are_in_place(journal.room))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
 
 
 def test_writer_killed_within_an_entry_leaves_none() -> None:

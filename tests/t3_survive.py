@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import select
 import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -285,6 +288,39 @@ def test_large_write_goes_on_after(mount: Mount) -> None:
         assert writer.wait(LIMIT) == 0
     status = mount.status(folder)
     assert (status["posted"], status["delivered"] + status["queued"] + status["lost"]) == (200_000,) * 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_killed_while_it_reads_large_requests_no_call_fails(mount: Mount) -> None:
+    """The first requests of each successor go to pages that it has not touched: see wqfs.fs.journal."""
+    comments = (b"#" + b"x" * 1022 + b"\n") * 128
+    fd = os.open(mount.path / "post", os.O_WRONLY)
+    outcomes: list[object] = []
+    ended = threading.Event()
+
+    def write() -> None:
+        while not ended.is_set():
+            try:
+                outcomes.append(os.write(fd, comments))
+            except OSError as error:
+                outcomes.append(error)
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    dead = 0
+    try:
+        for _ in range(150):
+            goal = len(outcomes) + random.randint(1, 10)
+            wait_until(lambda goal=goal: len(outcomes) >= goal, "the writer to go on")  # type: ignore[misc]
+            time.sleep(random.uniform(0, 0.002))
+            wait_until(lambda dead=dead: daemon(mount) != dead, "the next daemon")  # type: ignore[misc]
+            dead = kill(mount)
+    finally:
+        ended.set()
+        writer.join(LIMIT)
+        os.close(fd)
+    assert [outcome for outcome in outcomes if outcome != len(comments)] == []
 
 
 # -- who ends whom

@@ -31,7 +31,7 @@ import trio
 from wqfs.abi import fuse
 from wqfs.fs import mounting
 from wqfs.fs.channel import Channel, Server
-from wqfs.fs.channel_limits import MAX_WRITE
+from wqfs.fs.channel_limits import BUFFER_SIZE
 from wqfs.fs.checkpoint import Checkpoints, TakeOver, open_descriptors
 from wqfs.fs.recorder import Recorder
 
@@ -39,8 +39,6 @@ log = logging.getLogger(__name__)
 
 BURST: Final = 256
 """Requests served before trio gets a turn."""
-BUFFER_SIZE: Final = MAX_WRITE + 4096
-"""As large as libfuse's: a WRITE's data and a page for headers."""
 _GONE: Final = (errno.ENODEV, errno.ENOTCONN, errno.ECONNABORTED)
 """What /dev/fuse answers when the mount is gone: unmounted, or its connection aborted."""
 _VAIN: Final = 4

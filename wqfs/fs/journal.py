@@ -7,16 +7,23 @@ the other, in turn) has what came after. All is little-endian words of 8 bytes, 
     header   which counts: the generation, 32 bits, and the pid of the checkpoint; of either buffer its mark
     entry    time in nanoseconds; mark 32 bits, kind 8 bits, bytes of payload 24 bits; payload, filled up to a word
 
+Requests are read from /dev/fuse straight into it, so the pages that the next ones go to are put in place before.
+Where the kernel would have to fetch one while it hands a request over, it gives up if the daemon is being killed at
+that moment, and whoever made the request gets EIO (fuse_copy_fill in fs/fuse/dev.c, get_user_pages(9)).
+
 An entry's second word is written last, so that a writer killed at any moment leaves whole entries alone. What a
 buffer had before is told from what it has now by the mark, drawn anew for each generation.
 """
 
 from __future__ import annotations
 
+import errno
 import mmap
 import secrets
 from collections.abc import Iterator
 from typing import Final, NamedTuple
+
+from wqfs.fs.channel_limits import BUFFER_SIZE
 
 _COUNTS: Final = 0
 _MARKS: Final = (1, 2)
@@ -24,11 +31,12 @@ _WORD: Final = 8
 _DATA_AT: Final = mmap.PAGESIZE
 _HEAD: Final = 2 * _WORD
 _SIZE_MAX: Final = 0xFFFFFF
+_AHEAD: Final = 1 << 16
+"""Bytes of pages that are put in place at a time."""
+_MADV_POPULATE_WRITE: Final = 23
 
 SIZE: Final = 2 << 20
 """Bytes of either buffer: what a successor has to do again is at most this much."""
-ROOM: Final = 1 << 18
-"""Bytes of `room` at least, until the journal is full."""
 FULL: Final = SIZE - (1 << 20)
 """From here on a checkpoint is due; what is above is for what cannot wait for it."""
 
@@ -40,7 +48,7 @@ class Entry(NamedTuple):
 
 
 class Journal:
-    """The journal of one mount; pages that are not written to take no memory."""
+    """The journal of one mount; pages far behind what was written take no memory."""
 
     def __init__(self, memory: mmap.mmap | None = None) -> None:
         """memory: of another Journal, to look at it as a successor does."""
@@ -50,7 +58,8 @@ class Journal:
         self.is_full = False
         """Whether a checkpoint is due."""
         self.room: memoryview
-        """Where the payload of the next entry belongs: what is read to there need not be copied."""
+        """Where the payload of the next entry belongs: what is read to there need not be copied. Until the
+        journal is full it has BUFFER_SIZE bytes, and their pages are in place."""
         self._start_at(0, _DATA_AT)
 
     def _start_at(self, side: int, at: int) -> None:
@@ -59,8 +68,18 @@ class Journal:
         self._word_at = at // _WORD
         self._full_at = start + FULL
         self._end_at = start + SIZE
+        self._in_place_to = at & -mmap.PAGESIZE
+        self._come_to(at)
+        self.room = self._bytes[at + _HEAD : min(at + _HEAD + BUFFER_SIZE, self._end_at)]
+
+    def _come_to(self, at: int) -> None:
+        """See to what is due where the next entry begins there; sets where something is due again."""
         self.is_full = at >= self._full_at
-        self.room = self._bytes[at + _HEAD : min(at + _HEAD + ROOM, self._end_at)]
+        self._due_at = at + _AHEAD if self.is_full else min(at + _AHEAD, self._full_at)
+        end = min(self._due_at + _HEAD + BUFFER_SIZE + mmap.PAGESIZE - 1 & -mmap.PAGESIZE, self._end_at)
+        if end > self._in_place_to:
+            _put_in_place(self.memory, self._in_place_to, end)
+            self._in_place_to = end
 
     @property
     def generation(self) -> int:
@@ -88,9 +107,9 @@ class Journal:
         words[at + 1] = self._mark | kind << 24 | size
         self._word_at = at = at + (size + 23 >> 3)
         at <<= 3
-        self.room = self._bytes[at + 16 : at + 16 + ROOM]
-        if at >= self._full_at:
-            self.is_full = True
+        self.room = self._bytes[at + 16 : at + 16 + BUFFER_SIZE]
+        if at >= self._due_at:
+            self._come_to(at)
 
     def turn_to(self, generation: int, pid: int = 0) -> None:
         """From now on checkpoint `generation`, which waits in the process `pid`, counts, and what is appended comes
@@ -123,3 +142,14 @@ class Journal:
             data = at + _HEAD
             at = (data + size + 7) & -8
             yield at, Entry(word >> 24 & 0xFF, now_ns, self.memory[data : data + size])
+
+
+def _put_in_place(memory: mmap.mmap, start: int, end: int) -> None:
+    """Have the pages from `start` to `end` where this process can write to them without waiting. What fails, fails
+    when they are written to."""
+    try:
+        memory.madvise(_MADV_POPULATE_WRITE, start, end - start)
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # before Linux 5.14
+            for at in range(start, end, mmap.PAGESIZE):
+                memory[at] = memory[at]
