@@ -18,6 +18,8 @@ from tests.running import refusal_of_keyctl
 from tests.tools import LIMIT, ROOT, Mount, is_mounted, mounted, wait_until
 
 os.environ.pop("PYTHONUNBUFFERED", None)  # would hide what programs forget to flush
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell starts background jobs so, and what they start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["LESSHISTFILE"] = "-"  # the tests of less leave nothing in a home
 
 

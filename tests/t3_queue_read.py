@@ -122,8 +122,7 @@ def test_read_of_a_descriptor_for_writing(mount: Mount) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
 def test_cat_waiting_ends_at_a_signal(mount: Mount, number: signal.Signals) -> None:
     watch = mount.watch()
-    # env: a shell starts background jobs with SIGINT ignored, and so perhaps this test.
-    with running("env", "--default-signal=INT", "cat", watch / "queue") as cat:
+    with running("cat", watch / "queue") as cat:
         mount.wait_for_readers(watch)
         cat.send_signal(number)
         assert cat.wait(AT_ONCE) == -number
