@@ -68,20 +68,19 @@ class Checkpoints:
         """The same of the one that was dismissed last: it wants to be reaped."""
         self._over = False
 
-    def take(self) -> bool:
-        """Let a new checkpoint wait instead of the one before; returns whether one does, in the daemon. In one that
-        takes over it raises TakeOver. Raises OSError where there is no descriptor or no process to be had: the one
-        before goes on waiting. After `end` it does nothing but note anew."""
+    def take(self) -> None:
+        """Let a new checkpoint wait instead of the one before. In one that takes over it raises TakeOver. Raises
+        OSError where there is no descriptor or no process to be had: the one before goes on waiting. After `end` it
+        does nothing but note anew."""
         assert self._journal is not None
         if self._over:
             self.go_without()
-            return True
+            return
         generation = self._journal.generation + 1
         fds: list[int] = []
         call_process("wqfs-checkpoint")  # so that the child is never called anything else
         try:
             fds.append(os.pidfd_open(os.getpid()))
-            fds += os.pipe2(os.O_CLOEXEC)
             fds += os.pipe2(os.O_CLOEXEC)
             pid = os.fork()
         except OSError:
@@ -89,26 +88,19 @@ class Checkpoints:
             for fd in fds:
                 os.close(fd)
             raise
-        me, dismissed, dismiss, armed, arming = fds
+        me, dismissed, dismiss = fds
         if not pid:
-            for fd in (self.clone_fd, self._dismiss, self.waiting_fd, self.leaving_fd, dismiss, armed):
+            for fd in (self.clone_fd, self._dismiss, self.waiting_fd, self.leaving_fd, dismiss):
                 if fd >= 0:
                     os.close(fd)
-            self._wait(generation, me, dismissed, arming)
+            self._wait(generation, me, dismissed)
         call_process("wqfs")
-        for fd in (me, dismissed, arming):
+        for fd in (me, dismissed):
             os.close(fd)
-        waits = os.read(armed, 1)
-        os.close(armed)
-        if not waits:  # killed at once: the one before goes on waiting
-            os.close(dismiss)
-            os.waitpid(pid, 0)
-            return False
         self._journal.turn_to(generation, pid)
         self.dismiss()
         self._dismiss = dismiss
         self.waiting_fd = os.pidfd_open(pid)
-        return True
 
     def go_without(self) -> None:
         """Note anew, though no checkpoint could be taken: until one is, nobody takes over."""
@@ -149,15 +141,12 @@ class Checkpoints:
 
     # -- in the checkpoint
 
-    def _wait(self, generation: int, daemon: int, dismissed: int, arming: int) -> None:
+    def _wait(self, generation: int, daemon: int, dismissed: int) -> None:
         """Until dismissed, or until the daemon dies: then raises TakeOver in a new process. What ends the daemon's
         process group is for the daemon alone: blocked before the fork, and forgotten here."""
         assert self._journal is not None
         for number in _OF_THE_GROUP:
             signal.signal(number, signal.SIG_IGN)
-        with suppress(BrokenPipeError):  # the daemon is dead already
-            os.write(arming, b".")
-        os.close(arming)
         pid = 0  # of the daemon, where that is a child of this process
         for attempt in range(ATTEMPTS):
             if not _dies(daemon, dismissed):

@@ -410,7 +410,8 @@ class Device:
             if self._no_clone is not None:
                 raise self._no_clone
             registered = _registered(self._epoll_fd)
-            self._checkpoint_due = not checkpoints.take()
+            checkpoints.take()
+            self._checkpoint_due = False
             self._try_at = 0.0
         except OSError as error:
             self._go_without_checkpoint(error)

@@ -36,9 +36,10 @@ _AHEAD: Final = 1 << 16
 _MADV_POPULATE_WRITE: Final = 23
 
 SIZE: Final = 2 << 20
-"""Bytes of either buffer: what a successor has to do again is at most this much."""
-FULL: Final = SIZE - (1 << 20)
-"""From here on a checkpoint is due; what is above is for what cannot wait for it."""
+"""Bytes of either buffer."""
+FULL: Final = 1 << 19
+"""From here on a checkpoint is due; what is above is for what cannot wait for it. A successor has to do again this
+much, a few thousand requests, which takes some tenths of a second; a checkpoint takes some milliseconds."""
 
 
 class Entry(NamedTuple):
