@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+import time
 from collections.abc import Callable
 from mmap import PAGESIZE
 
@@ -13,7 +14,7 @@ import pytest
 from wqfs.abi import fuse
 from wqfs.fs.channel_limits import BUFFER_SIZE
 from wqfs.fs.filesystem import Filesystem
-from wqfs.fs.journal import FULL, SIZE, Entry, Journal
+from wqfs.fs.journal import BUSY_S, FULL, SIZE, Entry, Journal
 from wqfs.fs.options import Options
 from wqfs.fs.recorder import Clock, Recorder
 
@@ -71,6 +72,20 @@ def test_full_leaves_room_for_what_cannot_wait() -> None:
     assert FULL < SIZE
     with pytest.raises(OverflowError):
         journal.append(1, 0, bytes(SIZE))
+
+
+def test_full_after_as_much_work_as_a_successor_should_do_again() -> None:
+    journal = Journal()
+    journal.turn_to(1)
+    while not journal.is_full:
+        end = time.process_time() + 0.01
+        while time.process_time() < end:
+            pass
+        journal.append(1, 0, bytes(10_000))
+    entries = len(list(journal.entries(1)))
+    assert BUSY_S / 0.01 <= entries < 2 * BUSY_S / 0.01
+    journal.turn_to(2)
+    assert not journal.is_full
 
 
 def are_in_place(room: memoryview) -> bool:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import errno
 import mmap
 import secrets
+import time
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -35,11 +36,13 @@ _AHEAD: Final = 1 << 16
 """Bytes of pages that are put in place at a time."""
 _MADV_POPULATE_WRITE: Final = 23
 
-SIZE: Final = 2 << 20
+SIZE: Final = 3 << 20
 """Bytes of either buffer."""
-FULL: Final = 1 << 19
-"""From here on a checkpoint is due; what is above is for what cannot wait for it. A successor has to do again this
-much, a few thousand requests, which takes some tenths of a second; a checkpoint takes some milliseconds."""
+FULL: Final = SIZE - (1 << 20)
+"""From here on a checkpoint is due; what is above is for what cannot wait for it."""
+BUSY_S: Final = 0.2
+"""After so many seconds of processor time a checkpoint is due as well: a successor has to do all of that again, but for
+the system calls, while everybody waits. A checkpoint takes some four milliseconds."""
 
 
 class Entry(NamedTuple):
@@ -69,13 +72,14 @@ class Journal:
         self._word_at = at // _WORD
         self._full_at = start + FULL
         self._end_at = start + SIZE
+        self._busy_until = time.process_time() + BUSY_S
         self._in_place_to = at & -mmap.PAGESIZE
         self._come_to(at)
         self.room = self._bytes[at + _HEAD : min(at + _HEAD + BUFFER_SIZE, self._end_at)]
 
     def _come_to(self, at: int) -> None:
         """See to what is due where the next entry begins there; sets where something is due again."""
-        self.is_full = at >= self._full_at
+        self.is_full = at >= self._full_at or time.process_time() >= self._busy_until
         self._due_at = at + _AHEAD if self.is_full else min(at + _AHEAD, self._full_at)
         end = min(self._due_at + _HEAD + BUFFER_SIZE + mmap.PAGESIZE - 1 & -mmap.PAGESIZE, self._end_at)
         if end > self._in_place_to:
