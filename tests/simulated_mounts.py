@@ -9,7 +9,8 @@ from wqfs.sim.command import ROOT
 from wqfs.sim.errors import Refused
 from wqfs.sim.mounts import Mount
 from wqfs.sim.system import System
-from wqfs.watch import Watch, Watches
+from wqfs.watch import Watch
+from wqfs.watches import Watches
 
 
 def make_system(*lines: str) -> System:

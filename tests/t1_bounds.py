@@ -14,7 +14,7 @@ from wqfs.sim.command import Actor
 from wqfs.sim.limits import SimLimits
 from wqfs.sim.mounts import segments
 from wqfs.sim.system import System
-from wqfs.watch import Limits, Watches
+from wqfs.watches import Limits, Watches
 
 LONG = "/" + "/".join(["x"] * 2000)
 """A path of 4,000 bytes and 2,000 names."""

@@ -13,7 +13,8 @@ from wqfs.fs.handles.lines import LineContext, WholeTextHandle
 from wqfs.fs.handles.text import TextHandle
 from wqfs.kept import EVENT_BYTES, Account, Kept
 from wqfs.sim.devices import Devices
-from wqfs.watch import Limits, Watch, Watches
+from wqfs.watch import Watch
+from wqfs.watches import Limits, Watches
 
 LONG = {"mountpoint": "/" + "x" * 4000}
 RECORD = b"\x01\x00\x00\x00\x08\x00\x00\x00"

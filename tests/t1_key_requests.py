@@ -11,7 +11,7 @@ from wqfs.sim.command import ROOT
 from wqfs.sim.key_views import key_users_text, keys_text
 from wqfs.sim.keys import GC_DELAY_NS, NS_PER_S, Key
 from wqfs.sim.system import System
-from wqfs.watch import Watches
+from wqfs.watches import Watches
 
 S = NS_PER_S
 

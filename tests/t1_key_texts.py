@@ -15,7 +15,8 @@ from wqfs.sim.key_views import key_users_text, keys_text
 from wqfs.sim.keyring import Keyrings
 from wqfs.sim.keys import NS_PER_S, Need
 from wqfs.sim.system import System
-from wqfs.watch import Watch, Watches
+from wqfs.watch import Watch
+from wqfs.watches import Watches
 
 S = NS_PER_S
 

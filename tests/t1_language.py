@@ -17,7 +17,8 @@ from wqfs.sim.errors import Refused
 from wqfs.sim.keys import Need
 from wqfs.sim.language import COMMANDS, find, quote, split
 from wqfs.sim.system import System
-from wqfs.watch import Watch, Watches
+from wqfs.watch import Watch
+from wqfs.watches import Watches
 
 # -- words
 

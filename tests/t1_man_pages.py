@@ -107,7 +107,7 @@ def test_wqfs_5_has_each_ioctl_of_the_header() -> None:
 def test_wqfs_5_has_each_errno_that_the_files_give() -> None:
     said = set(re.findall(r"^\.TP\n\.B (E[A-Z0-9]+)", part(FILES, "ERRORS"), re.MULTILINE)) | {"ENOBUFS"}
     assert said <= set(errno.errorcode.values())
-    sources = [*Path(ROOT / "wqfs/fs/handles").glob("*.py"), ROOT / "wqfs/queue.py", ROOT / "wqfs/watch.py"]
+    sources = [*Path(ROOT / "wqfs/fs/handles").glob("*.py"), ROOT / "wqfs/queue.py", ROOT / "wqfs/watches.py"]
     sources += [ROOT / f"wqfs/fs/{name}.py" for name in ("names", "control", "caller", "channel")]
     given = {name for source in sources for name in re.findall(r"errno\.(E[A-Z0-9]+)", source.read_text())}
     of_any_file = {"ENOTDIR", "EISDIR", "EACCES"}

@@ -20,7 +20,7 @@ from wqfs.sim.mount_calls import (
     OPEN_TREE_CLONE,
 )
 from wqfs.sim.system import System
-from wqfs.watch import Watches
+from wqfs.watches import Watches
 
 SHARED = 1 << 20
 

@@ -15,7 +15,7 @@ from wqfs.sim.mount_options import PROPAGATION
 from wqfs.sim.mounts import audience
 from wqfs.sim.superblocks import Superblock
 from wqfs.sim.system import System
-from wqfs.watch import Watches
+from wqfs.watches import Watches
 
 # -- the tree
 

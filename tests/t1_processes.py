@@ -12,7 +12,7 @@ from wqfs.sim.command import ROOT, Actor
 from wqfs.sim.keys import Keyring
 from wqfs.sim.system import System
 from wqfs.sim.views import snapshot
-from wqfs.watch import Watches
+from wqfs.watches import Watches
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from tests.simulated_mounts import at, brief, make_system, make_watch, refusal, 
 from wqfs.abi import records as r
 from wqfs.sim.command import ROOT, Actor
 from wqfs.sim.system import System
-from wqfs.watch import Watches
+from wqfs.watches import Watches
 
 
 def test_superblock_of_a_device_is_shared() -> None:

@@ -15,7 +15,8 @@ from wqfs.event import Log, Stream
 from wqfs.sim import Simulation
 from wqfs.sim.command import Actor
 from wqfs.sim.errors import Refused
-from wqfs.watch import Limits, Watch
+from wqfs.watch import Watch
+from wqfs.watches import Limits
 
 ACTOR = Actor(0, 0)
 PATHS = ("/", "/a", "/a/b", "/a/b/m1", "/c", "/c/b")

@@ -15,7 +15,7 @@ from wqfs.sim import views
 from wqfs.sim.command import ROOT, Actor
 from wqfs.sim.language import quote
 from wqfs.sim.system import System
-from wqfs.watch import Watches
+from wqfs.watches import Watches
 
 
 def make_system(*lines: str) -> System:

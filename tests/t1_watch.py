@@ -8,7 +8,8 @@ import pytest
 
 from wqfs.abi import records as r
 from wqfs.event import Log, Stream
-from wqfs.watch import Limits, Watch, Watchable, Watches, WatchRefused
+from wqfs.watch import Watch, Watchable
+from wqfs.watches import Limits, Watches, WatchRefused
 
 
 class Thing(Watchable):

@@ -386,7 +386,7 @@ def test_every_errno_that_the_files_name_is_on_the_page() -> None:
     sources = [*(ROOT / "wqfs/fs").rglob("*.py"), *(ROOT / "wqfs/abi").glob("*.py"), ROOT / "wqfs/queue.py"]
     named = {
         name
-        for source in [*sources, ROOT / "wqfs/watch.py"]
+        for source in [*sources, ROOT / "wqfs/watches.py"]
         for name in re.findall(r"errno\.(E[A-Z0-9]+)", source.read_text(encoding="utf-8"))
     }
     assert named - own <= {name for name, _, _, _ in ROWS}

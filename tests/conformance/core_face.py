@@ -17,7 +17,8 @@ from wqfs.sim.command import Actor
 from wqfs.sim.errors import Refused
 from wqfs.sim.key_views import keys_text
 from wqfs.sim.system import System
-from wqfs.watch import Watch, Watches, WatchRefused
+from wqfs.watch import Watch
+from wqfs.watches import Watches, WatchRefused
 
 Step = dict[str, Any]
 

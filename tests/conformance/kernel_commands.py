@@ -31,7 +31,7 @@ from wqfs.sim import views
 from wqfs.sim.command import ROOT
 from wqfs.sim.mount_options import PROPAGATION
 from wqfs.sim.system import System
-from wqfs.watch import Watches
+from wqfs.watches import Watches
 
 STEPS = 25
 MOUNTS_MAX = 40

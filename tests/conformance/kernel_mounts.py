@@ -25,7 +25,7 @@ from wqfs.sim import views
 from wqfs.sim.command import ROOT
 from wqfs.sim.mount_options import PROPAGATION
 from wqfs.sim.system import System
-from wqfs.watch import Watches
+from wqfs.watches import Watches
 
 MS_BIND, MS_MOVE, MS_REC = 4096, 8192, 16384
 TYPES = {"unbindable": 1 << 17, "private": 1 << 18, "slave": 1 << 19, "shared": 1 << 20}

@@ -17,7 +17,7 @@ from tests.conformance.mounts_run_face import RunMounts, read_all, run_mounts
 from wqfs.sim import objects, views
 from wqfs.sim.command import ROOT
 from wqfs.sim.system import System
-from wqfs.watch import Watches
+from wqfs.watches import Watches
 
 DEPTH = 512
 _CHUNK = 4096

@@ -26,7 +26,7 @@ from wqfs.sim import Simulation, key_views, objects, scenario_toml, views
 from wqfs.sim.command import Actor
 from wqfs.sim.errors import Refused
 from wqfs.sim.language import quote, split
-from wqfs.watch import Limits
+from wqfs.watches import Limits
 
 MAX_LINE: Final = 4096
 _LIMITS: Final = Limits(objects=8, events_depth=64, log_events=64)

@@ -19,7 +19,8 @@ from wqfs.sim.call_arguments import Constructing
 from wqfs.sim.command import Actor
 from wqfs.sim.errors import Refused
 from wqfs.sim.system import System
-from wqfs.watch import Watch, Watches, WatchRefused
+from wqfs.watch import Watch
+from wqfs.watches import Watches, WatchRefused
 
 
 class Control:

@@ -30,7 +30,8 @@ from wqfs.kept import Account, Kept
 from wqfs.sim.command import Actor
 from wqfs.sim.limits import SimLimits
 from wqfs.sim.system import System
-from wqfs.watch import Limits, Watch, Watches
+from wqfs.watch import Watch
+from wqfs.watches import Limits, Watches
 
 COLLECTOR_DELAY_NS: Final = 50_000_000
 """How long after a program's own call (sim/calls) the removal of a key that it ended is told. A kernel's collector

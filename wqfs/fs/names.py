@@ -40,7 +40,8 @@ from pyfuse3 import (
 from wqfs.fs import nodes
 from wqfs.fs.filesystem import Filesystem, OpenRefused
 from wqfs.fs.nodes import Place
-from wqfs.watch import Watch, WatchRefused
+from wqfs.watch import Watch
+from wqfs.watches import WatchRefused
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,8 @@ from wqfs.sim.command import Actor
 from wqfs.sim.errors import Refused
 from wqfs.sim.language import quote, split
 from wqfs.sim.system import System
-from wqfs.watch import Entry, Watch, WatchRefused
+from wqfs.watch import Entry, Watch
+from wqfs.watches import WatchRefused
 
 EVERYTHING = "everything"
 

@@ -31,7 +31,8 @@ from wqfs.sim.command import Actor
 from wqfs.sim.errors import Refused
 from wqfs.sim.limits import SimLimits
 from wqfs.sim.system import System
-from wqfs.watch import Limits, Watch, Watches
+from wqfs.watch import Watch
+from wqfs.watches import Limits, Watches
 
 _START_NS = 1_000_000_000 * 1_000_000_000
 

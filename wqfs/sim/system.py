@@ -26,7 +26,8 @@ from wqfs.sim.mount_descriptors import Descriptors
 from wqfs.sim.mounts import IN_SUBTREE, Heard, Mount, MountTree, audience
 from wqfs.sim.processes import Processes
 from wqfs.sim.superblocks import Superblock, Superblocks
-from wqfs.watch import Entry, Group, Place, Watchable, Watches
+from wqfs.watch import Entry, Group, Place, Watchable
+from wqfs.watches import Watches
 
 _MOUNT_RECORD = struct.Struct(r.HEADER.format + r.MOUNT_BODY.format[1:])
 _KEY_RECORD = struct.Struct(r.HEADER.format + r.KEY_BODY.format[1:])
