@@ -242,6 +242,29 @@ def test_waiting_reader_is_answered_once(start: Start) -> None:
     assert next_one.answers(next_one.read(queue)) == []  # the write did not happen twice
 
 
+def test_close_that_was_read_and_not_noted_is_done_where_nothing_is_sent_again(start: Start) -> None:
+    machine, queue, records = start()
+    machine.write(records, RECORD)
+    close = fuse.IN_HEADER.pack(64, fuse.RELEASE, 990, 1, 0, 0, 7, 0, 0) + struct.pack("=QIIQ", queue, 0, 0, 0)
+    machine.recorder.journal.room[: len(close)] = close  # the kernel wrote it there, and the daemon died
+    next_one = successor(machine, start)
+    assert set(next_one.recorder.channel.handles) == {queue, records}
+    next_one.recorder.nothing_is_sent_again()
+    assert set(next_one.recorder.channel.handles) == {records}
+    one_more = successor(machine, start)  # should that die at once
+    assert set(one_more.recorder.channel.handles) == {records}
+    one_more.recorder.nothing_is_sent_again()
+    assert set(one_more.recorder.channel.handles) == {records}
+
+
+def test_what_was_read_last_and_is_no_close_is_not_done_again(start: Start) -> None:
+    machine, queue, records = start()
+    machine.ask(fuse.POLL, struct.pack("=QQII", queue, 5, 0, 0))  # not noted
+    next_one = successor(machine, start)
+    next_one.recorder.nothing_is_sent_again()
+    assert set(next_one.recorder.channel.handles) == {queue, records} and next_one.sent == []
+
+
 def test_who_waits_is_answered_only_after_asking_again(start: Start) -> None:
     machine, queue, records = start()
     waits = machine.read(queue)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import shutil
 import signal
 import subprocess
 import threading
@@ -162,6 +163,26 @@ def test_killed_at_random_no_record_comes_twice_and_those_of_ended_calls_alone_a
     missing = set(range(number)) - set(got) - unsure
     assert len(missing) <= ended_reads * 4  # a read of 64 bytes has four
     assert mount.status(folder)["lost"] == 0
+
+
+def test_close_that_the_daemon_had_read_is_not_forgotten(mount: Mount, tmp_path: Path) -> None:
+    """strace holds the daemon where the kernel has handed the close over, and there it is killed."""
+    if shutil.which("strace") is None:
+        pytest.skip("strace is missing (Debian package strace)")
+    folder = mount.watch()
+    fd = os.open(folder / "queue", os.O_RDWR)
+    daemon = daemon_of(mount.process.pid)
+    calls = tmp_path / "calls"
+    calls.touch()
+    hold = "inject=read:delay_exit=2000000"
+    with running("strace", "-qq", "-o", calls, "-e", "trace=read", "-e", hold, "-p", str(daemon)):
+        wait_until(lambda: "TracerPid:\t0" not in Path(f"/proc/{daemon}/status").read_text(), "strace to attach")
+        os.close(fd)
+        wait_until(lambda: "read(" in calls.read_text(), "the daemon to read")
+        time.sleep(0.1)
+        kill(mount)
+    assert mount.status(folder)["readers"] == 0
+    assert "\nwqfs_handles 1\n" in (mount.path / "metrics").read_text()  # that of metrics
 
 
 def test_it_ends_as_without(mount: Mount) -> None:

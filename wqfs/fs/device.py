@@ -219,16 +219,15 @@ class Device:
         deadline = time.monotonic() + seconds
         recorder = self._recorder
         self._task_ready = False
+        if recorder is not None:
+            recorder.outside()
         while True:
-            if recorder is not None:
-                recorder.outside()
+            if recorder is not None and (self._checkpoint_due or recorder.journal.is_full or self._leave is not None):
                 self._see_to_a_successor(recorder, seconds > 0)
             trio_is_ready = False
             for fd, events in self._poll.poll(self._milliseconds_until(deadline) if seconds else 0):
                 if fd == self._fd:
                     self._serve_kernel()
-                    if recorder is not None:
-                        recorder.outside()
                 elif fd == self._epoll_fd:
                     trio_is_ready = True
                 elif self._checkpoints is not None and fd == self._checkpoints.waiting_fd:
@@ -242,6 +241,8 @@ class Device:
                     self._watched[fd]()
                 else:
                     self._serve_names(events)
+                if recorder is not None:
+                    recorder.outside()
             if not seconds:
                 return
             if trio_is_ready or self._task_ready or time.monotonic() >= deadline:

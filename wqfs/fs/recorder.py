@@ -106,11 +106,15 @@ class Recorder(Note):
         self._least = 0
         """A reply to it of at most so many bytes changes nothing, and need not be noted."""
         self._unnoted: dict[int, tuple[Server, int]] = {}
+        self._unnoted_message = b""
+        """What a daemon that died had read last, as much of it as a close has, if it had not noted that yet: else
+        anything."""
 
     def __getstate__(self) -> dict[str, object]:
         """Between two requests, while nothing is asked of pyfuse3. Without what `come_back` makes anew; who waits for a
         look into memory asks again."""
-        made_anew = ("journal", "send", "forward", "drain", "real_fetch", "_asked", "_fetching", "_message", "_unnoted")
+        made_anew = ("journal", "send", "forward", "drain", "real_fetch", "_asked", "_fetching", "_message", "_unnoted",
+                     "_unnoted_message")  # fmt: skip
         return {name: value for name, value in self.__dict__.items() if name not in made_anew}
 
     @property
@@ -121,7 +125,7 @@ class Recorder(Note):
     def come_back(self, journal: Journal) -> None:
         """After the attributes were written down and read back, in another process."""
         self.journal = journal
-        self._message = memoryview(b"")
+        self._message, self._unnoted_message = memoryview(b""), b""
         self._asked, self._fetching = {}, {}
         self._unnoted = self.channel.servers
         self._go_live()
@@ -383,6 +387,7 @@ class Recorder(Note):
         Then what was answered last is known, should the kernel ask for it again.
         """
         self.journal.go_on(generation)
+        self._unnoted_message = bytes(self.journal.room[: fuse.RELEASE_IN.size])
         entries = list(self.journal.entries(generation))
         left_out = _unanswered_names(entries)
         self._replaying = True
@@ -456,6 +461,16 @@ class Recorder(Note):
     def nothing_comes_again(self) -> None:
         """The answers of daemons before this one are asked for no more: all have been, or ended with who read them."""
         self._answers.clear()
+
+    def nothing_is_sent_again(self) -> None:
+        """The same on a kernel that cannot. There a close that was read, and not noted, is heard of no more: it is done
+        now. That what was read last is older does no harm, for the number of a handle is given once."""
+        self.nothing_comes_again()
+        message, self._unnoted_message = memoryview(bytearray(self._unnoted_message)), b""
+        if len(message) == fuse.RELEASE_IN.size and _START(message)[:2] == (len(message), fuse.RELEASE):
+            if fuse.RELEASE_IN.unpack_from(message)[1] in self.channel.handles:
+                self.channel.receive(message, len(message))
+                self.outside()
 
     def wake_pollers(self) -> None:
         """Tell every file that was ever polled to look again: a notification may have been lost."""

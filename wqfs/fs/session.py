@@ -169,7 +169,7 @@ def _live(session: _Session, on_started: Callable[[], object], generation: int) 
         device.greet_names()
         if session.on_clone:
             device.read_on_clone()
-            recorder.nothing_comes_again()
+            recorder.nothing_is_sent_again()
         else:
             device.ask_again()
         recorder.wake_pollers()
