@@ -467,10 +467,11 @@ class Recorder(Note):
         now. That what was read last is older does no harm, for the number of a handle is given once."""
         self.nothing_comes_again()
         message, self._unnoted_message = memoryview(bytearray(self._unnoted_message)), b""
-        if len(message) == fuse.RELEASE_IN.size and _START(message)[:2] == (len(message), fuse.RELEASE):
-            if fuse.RELEASE_IN.unpack_from(message)[1] in self.channel.handles:
-                self.channel.receive(message, len(message))
-                self.outside()
+        size = fuse.RELEASE_IN.size
+        is_close = len(message) == size and _START(message)[:2] == (size, fuse.RELEASE)
+        if is_close and fuse.RELEASE_IN.unpack_from(message)[1] in self.channel.handles:
+            self.channel.receive(message, size)
+            self.outside()
 
     def wake_pollers(self) -> None:
         """Tell every file that was ever polled to look again: a notification may have been lost."""
