@@ -27,7 +27,7 @@ session     one mount being served: its tasks, and the ways in which it ends
 recorder, journal, checkpoint, supervisor   what lets the daemon die: see docs/how-to/survive.md
 state       all of a mount as bytes, and back in another process
 store, resuming   a mount that is left to the service manager, and the process that goes on with it
-supervision what a service manager is told: ready, alive, stopping
+supervision, watchdog   what a service manager is told: ready, alive, stopping; and the looks that show it
 service     who serves: as whom, under a supervisor or not, and the end of it
 streams     the standard streams
 daemon      the mount command: background, exit codes, log

@@ -8,6 +8,7 @@ the mount would hang a systemd automount, which lets only the mounter's process 
 from __future__ import annotations
 
 import faulthandler
+import importlib.util
 import logging
 import logging.handlers
 import os
@@ -19,21 +20,19 @@ from dataclasses import replace
 from typing import Final
 
 from wqfs import __version__
-from wqfs.fs import handover, privileges
+from wqfs.fs import handover, privileges, resuming, store
 from wqfs.fs.logs import Flood, StandardError, Syslog
 from wqfs.fs.mounting import MountFailed, mount, resolved, taken_over
 from wqfs.fs.options import CommandLine, Options, UsageError, parse_command_line, parse_options
 from wqfs.fs.privileges import Identity
-from wqfs.fs.streams import complain, leave_terminal, open_missing_streams
+from wqfs.fs.service import Service
+from wqfs.fs.streams import EXIT_OK, EXIT_SYSTEM, EXIT_USAGE, complain, leave_terminal, open_missing_streams
 
 log = logging.getLogger(__name__)
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
-EXIT_OK: Final = 0
-EXIT_USAGE: Final = 1
-EXIT_SYSTEM: Final = 2
-EXIT_MOUNT: Final = 32
+_NEEDED: Final = ("pyfuse3", "trio")
 
 HELP: Final = """\
 usage: mount_wqfs.py [SOURCE] MOUNTPOINT [-f] [-d] [-o OPTIONS]
@@ -119,17 +118,10 @@ def _run(line: CommandLine, program: str, on_started: Callable[[], object] | Non
     mountpoint = resolved(line.mountpoint) if ours else line.mountpoint
     options = line.options
     connection = None  # to who mounted, who unmounts when it is closed: at our end
-    try:
-        # Late, for it costs a quarter of a second that a usage error need not wait for; and before
-        # the mount, which may hide where it comes from.
-        from wqfs.fs import resuming, store
-        from wqfs.fs.service import Service
-    except ModuleNotFoundError as error:
-        return complain(
-            program,
-            f"{sys.executable} has no {error.name}: run `make setup`, then .venv/bin/python mount_wqfs.py.",
-            EXIT_SYSTEM,
-        )
+    for name in _NEEDED:
+        if importlib.util.find_spec(name) is None:
+            sentence = f"{sys.executable} has no {name}: run `make setup`, then .venv/bin/python mount_wqfs.py."
+            return complain(program, sentence, EXIT_SYSTEM)
     # Between the mount and the first look for signals nothing could unmount: they wait until then.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     owner = (os.getuid(), os.getgid())
@@ -150,6 +142,9 @@ def _run(line: CommandLine, program: str, on_started: Callable[[], object] | Non
         return complain(
             program, "Option survive is for a mount made here, not for one that was handed over.", EXIT_USAGE
         )
+    if identity is not None:
+        import wqfs.fs.session  # noqa: F401  # that user might not read it
+
     try:
         if line.fuse_socket is not None:
             connection, fuse_fd, told = handover.take(line.fuse_socket)

@@ -15,6 +15,8 @@ import os
 import platform
 import pwd
 import struct
+import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,6 +43,18 @@ class Identity:
     uid: int
     gid: int
     groups: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Privileged:
+    """What was started while the process was root, and stays when it no longer is. try_unmount: unmounts, see
+    mounting.try_unmount; check: looks through the mount, see supervision.start_check."""
+
+    try_unmount: Callable[[str, bool], str] | None = None
+    check: subprocess.Popen[bytes] | None = None
+
+
+NOTHING_PRIVILEGED: Final = Privileged()
 
 
 def identity_of(name: str) -> Identity:

@@ -14,9 +14,8 @@ from wqfs.fs.checkpoint import call_process
 from wqfs.fs.keeper import Keeper
 from wqfs.fs.mounting import unmount
 from wqfs.fs.options import Options
-from wqfs.fs.privileges import Identity
-from wqfs.fs.session import EXIT_FAULT, EXIT_OK, Privileged, serve
-from wqfs.fs.streams import complain, leave_terminal
+from wqfs.fs.privileges import Identity, Privileged
+from wqfs.fs.streams import EXIT_OK, EXIT_SYSTEM, complain, leave_terminal
 from wqfs.fs.supervisor import Told, supervise
 
 log = logging.getLogger(__name__)
@@ -108,6 +107,9 @@ class Service:
         self, on_started: Callable[[], object], on_ready: Callable[[], object] | None, told: Told | None = None
     ) -> int:
         try:
+            # The supervisor does without all that this brings.
+            from wqfs.fs.session import serve
+
             left = None
             if self.state_fd is not None:
                 left = resuming.take_up(self.state_fd, self.mountpoint, self.options)
@@ -126,7 +128,7 @@ class Service:
             )
         except Exception as error:
             return self._end(error)
-        return EXIT_OK if gone else EXIT_FAULT
+        return EXIT_OK if gone else EXIT_SYSTEM
 
     def _end(self, error: Exception) -> int:
         """On a fault; returns the exit code."""
@@ -134,9 +136,11 @@ class Service:
             unmount(self.mountpoint, lazy=True, by=self._privileged.try_unmount)
         if _is_out_of_files(error):
             sentence = "too many open files: let wqfs have 64 descriptors (ulimit -n 64)."
-            return complain(self.program, f"{self.mountpoint}: {sentence}", EXIT_FAULT)
+            return complain(self.program, f"{self.mountpoint}: {sentence}", EXIT_SYSTEM)
         log.error("%s: the daemon ends on a fault of its own", self.mountpoint, exc_info=error)
-        return complain(self.program, f"{self.mountpoint}: ended by a fault of wqfs's own; the log has it.", EXIT_FAULT)
+        return complain(
+            self.program, f"{self.mountpoint}: ended by a fault of wqfs's own; the log has it.", EXIT_SYSTEM
+        )
 
 
 def _is_out_of_files(error: Exception) -> bool:

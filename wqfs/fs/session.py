@@ -14,16 +14,14 @@ import math
 import os
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from typing import BinaryIO, Final
 
 import pyfuse3
 import trio
 
-from wqfs.fs import mounting, store, supervision
+from wqfs.fs import mounting, store, supervision, watchdog
 from wqfs.fs.caller import CallerMemory, Take, fetch_nothing
 from wqfs.fs.checkpoint import Checkpoints, TakeOver
 from wqfs.fs.device import ENDING_S, Device
@@ -32,26 +30,18 @@ from wqfs.fs.handles.base import Caller
 from wqfs.fs.journal import Journal
 from wqfs.fs.names import Names
 from wqfs.fs.options import Options
+from wqfs.fs.privileges import NOTHING_PRIVILEGED, Privileged
 from wqfs.fs.recorder import Clock, Recorder
 from wqfs.fs.store import Left, LeftInStore
+from wqfs.fs.streams import EXIT_OK, EXIT_SYSTEM
 from wqfs.fs.supervisor import HAND_OVER, Told
 
 log = logging.getLogger(__name__)
 
-EXIT_OK, EXIT_FAULT = 0, 2
 _UNMOUNTING: Final = 0.05
 """Seconds between a mount's going from the table and the kernel's last word, where nobody has a file open."""
 GRACE: Final = 1.0
 """Seconds that pollers have, after an order to stop, to see POLLHUP, and readers end of file."""
-
-
-@dataclass(frozen=True, slots=True)
-class Privileged:
-    """What was started while the process was root, and stays when it no longer is. try_unmount: unmounts, see
-    mounting.try_unmount; check: looks through the mount, see supervision.start_check."""
-
-    try_unmount: Callable[[str, bool], str] | None = None
-    check: subprocess.Popen[bytes] | None = None
 
 
 def serve(
@@ -65,7 +55,7 @@ def serve(
     owner: tuple[int, int] | None = None,
     ours: bool = True,
     told: Told | None = None,
-    privileged: Privileged = Privileged(),
+    privileged: Privileged = NOTHING_PRIVILEGED,
     left: Left | None = None,
 ) -> bool:
     """Serve the mount until it ends, then see that it is unmounted; returns whether it is, or was left to the service
@@ -73,7 +63,7 @@ def serve(
 
     mountpoint: absolute, mounted, with fuse_fd as its descriptor of /dev/fuse; stop_signals: those
     that end it, blocked by the caller, unblocked here once somebody listens; on_started: called
-    once the kernel and the filesystem have greeted each other; on_ready: see supervision.watch_over.
+    once the kernel and the filesystem have greeted each other; on_ready: see watchdog.watch_over.
     owner: who mounted, uid and gid; None for who this is. ours: whether it was mounted here; else it is not unmounted
     here, may not be seen from here, and is ready when it was greeted. told: the supervisor, with options.survive.
     privileged: what was started while this process was root, if it no longer is. left: by the process before, to go
@@ -186,7 +176,7 @@ def _live(session: _Session, on_started: Callable[[], object], generation: int) 
         if recorder is None or not recorder.journal.generation:
             raise
         log.exception("%s: the daemon dies of a fault of its own", session.mountpoint)
-        os._exit(EXIT_FAULT)  # nothing is taken away: a successor goes on
+        os._exit(EXIT_SYSTEM)  # nothing is taken away: a successor goes on
     finally:
         if not taking_over:
             session.checkpoints.end()
@@ -285,7 +275,7 @@ async def _tasks(session: _Session) -> None:
         nursery.start_soon(session.memory.run)
         nursery.start_soon(_collect_when_due, session.filesystem)
         if session.ours and supervision.is_wanted(session.on_ready):
-            nursery.start_soon(supervision.watch_over, session.mountpoint, session.on_ready, session.privileged.check)
+            nursery.start_soon(watchdog.watch_over, session.mountpoint, session.on_ready, session.privileged.check)
         if session.limit is not None:
             nursery.start_soon(_end_long_waits, session, session.limit)
         await session.device.wait_gone()

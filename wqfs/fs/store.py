@@ -19,11 +19,13 @@ import os
 import select
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from wqfs.fs import mounting, state, supervision
-from wqfs.fs.nodes import Place
-from wqfs.fs.recorder import Recorder
+
+if TYPE_CHECKING:  # whoever only holds what was left does without all that serves
+    from wqfs.fs.nodes import Place
+    from wqfs.fs.recorder import Recorder
 
 FUSE: Final = "wqfs-fuse"
 STATE: Final = "wqfs-state"

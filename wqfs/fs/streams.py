@@ -1,10 +1,16 @@
-"""The standard streams: of a process whose starter closed some of them (`>&-`), and of one that leaves its terminal."""
+"""The standard streams: of a process whose starter closed some of them (`>&-`), and of one that leaves its terminal;
+and the exit codes of the mount command, as mount(8) has them; that of a mount that failed is with it (MountFailed)."""
 
 from __future__ import annotations
 
 import os
 import sys
 from contextlib import suppress
+from typing import Final
+
+EXIT_OK: Final = 0
+EXIT_USAGE: Final = 1
+EXIT_SYSTEM: Final = 2
 
 
 def open_missing_streams() -> None:

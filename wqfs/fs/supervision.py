@@ -8,8 +8,6 @@ manager asks, there is no child and nothing wakes up.
 
 from __future__ import annotations
 
-import logging
-import math
 import os
 import socket
 import subprocess
@@ -17,10 +15,6 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
-
-import trio
-
-log = logging.getLogger(__name__)
 
 # arguments: a file of the mount, seconds between looks, 0 for a single one; the user and group to become, if any
 _CHECK: Final = """\
@@ -106,35 +100,3 @@ def start_check(mountpoint: str, become: tuple[int, int] | None = None) -> subpr
     return subprocess.Popen(
         [*command, *map(str, become or ())], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, cwd="/"
     )
-
-
-async def watch_over(
-    mountpoint: str, on_ready: Callable[[], object] | None, check: subprocess.Popen[bytes] | None = None
-) -> None:
-    """Say that the mount is ready once it answers, then feed the watchdog as long as it does.
-
-    on_ready: called when it is ready. check: the child that was started, if it was.
-    """
-    interval = watchdog_interval()
-    process = start_check(mountpoint) if check is None else check
-    ready = False
-    assert process.stdout is not None
-    answers = trio.lowlevel.FdStream(os.dup(process.stdout.fileno()))
-    try:
-        while await answers.receive_some(64):
-            if not ready:
-                ready = True
-                say_ready(mountpoint, on_ready)
-            if interval:
-                notify("WATCHDOG=1")
-        if interval or not ready:
-            # The mount may have been taken away; if it was not, the silence brings the watchdog.
-            log.warning("%s: a look through the mount failed", mountpoint)
-            await trio.sleep(math.inf)
-    finally:
-        process.kill()
-        with trio.CancelScope(shield=True):
-            await answers.aclose()
-            if process.poll() is None:  # else this is a successor, and it was the child of another
-                await trio.to_thread.run_sync(process.wait)
-        process.stdout.close()
