@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.fuzz import channel
+from tests.fuzz import channel, deaths
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +25,17 @@ def test_channel_answers_hostile_requests_as_documented() -> None:
 
 def test_conversation_is_the_same_again() -> None:
     assert channel.conversation(7, 500) == channel.conversation(7, 500)
+
+
+def test_successor_is_what_the_daemon_was() -> None:
+    assert sum(deaths.death(seed) for seed in range(30)) > 1000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_successor_is_what_the_daemon_was_after_many_conversations() -> None:
+    for seed in range(30, 500):
+        deaths.death(seed)
 
 
 @pytest.mark.slow

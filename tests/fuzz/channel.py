@@ -45,7 +45,7 @@ from wqfs.fs.handles.base import Caller, Source
 from wqfs.fs.handles.queue import QueueHandle
 from wqfs.fs.handles.text import EventsHandle
 from wqfs.fs.names import Names
-from wqfs.fs.options import parse_options
+from wqfs.fs.options import Options, parse_options
 
 CONVERSATION: Final = 2000
 _GROWTH_MAX: Final = 48 << 20
@@ -77,7 +77,7 @@ class Broken(AssertionError):
     """Something does not hold."""
 
 
-def _no_memory(address: int, caller: Caller, take: Take) -> None:
+def no_memory(address: int, caller: Caller, take: Take) -> None:
     raise OSError(errno.EFAULT, "nothing is mapped there")
 
 
@@ -89,11 +89,7 @@ class World:
         self.now_ns = 1_000_000_000_000
         self.replies: list[bytes] = []
         self.passed_on: list[bytes] = []
-        options = f"{_SMALL},{dice.choice(_OPTIONS)}"
-        self.filesystem = Filesystem(parse_options(options), 0, 0, _no_memory, now_ns=lambda: self.now_ns)
-        self.channel = Channel(
-            self.replies.append, self.passed_on.append, max_waiting=self.filesystem.options.max_waiting
-        )
+        self.filesystem, self.channel = self.make(parse_options(f"{_SMALL},{dice.choice(_OPTIONS)}"))
         self.filesystem.channel = self.channel
         self.names = Names(self.filesystem)
         self.requests = Requests(dice, self.channel.handles)
@@ -107,7 +103,16 @@ class World:
         for node in _NODES:
             self._open(node, os.O_RDWR, 0)
 
+    def make(self, options: Options) -> tuple[Filesystem, Channel]:
+        """What is spoken to."""
+        filesystem = Filesystem(options, 0, 0, no_memory, now_ns=lambda: self.now_ns)
+        return filesystem, Channel(self.replies.append, self.passed_on.append, max_waiting=options.max_waiting)
+
     # -- one request
+
+    def receive(self, size: int) -> None:
+        """What is in the buffer comes."""
+        self.channel.receive(self.view, size)
 
     def step(self) -> None:
         """Send the next request, and see what came of it."""
@@ -121,7 +126,7 @@ class World:
         if request.opcode in _SERVED:
             self.asked.setdefault(request.unique, []).append(request)
         try:
-            self.channel.receive(self.view, len(request.message))
+            self.receive(len(request.message))
             if self.passed_on:
                 self._names_answer(request)
         except Exception as error:
@@ -184,7 +189,7 @@ class World:
             (flags,) = struct.unpack_from("=I", body)
             fh, error = self._open(node, flags, uid)
             reply = fuse.OUT_HEADER.pack(16, -error, unique) if error else fuse.OPEN_OUT.pack(32, 0, unique, fh, 0)
-            told = self.channel.answered(reply)
+            told = self.answered(reply)
             if not error and fuse.OPEN_OUT.unpack(told)[4] != self.channel.handles[fh].open_flags:
                 raise Broken("an open without the flags of its handle")
         elif opcode == requests.LOOKUP:
@@ -206,6 +211,10 @@ class World:
             self._run(self.names.setattr(node, attributes, fields, fh, _caller(uid)))
         if self.channel.ready:
             self.channel.wake()
+
+    def answered(self, reply: bytes) -> bytes:
+        """What the kernel gets for pyfuse3's."""
+        return self.channel.answered(reply)
 
     def _open(self, node: int, flags: int, uid: int) -> tuple[int, int]:
         """The new handle, or 0 and the errno."""
@@ -281,8 +290,8 @@ class World:
         self.view[: len(message)] = message
         for unique in [u for u, source in self.channel.waiting.items() if self._reads(source, u, fh)]:
             # As the kernel has it: a file is closed when no call on it goes on.
-            self.channel.end_wait(unique, errno.EINTR)
-        self.channel.receive(self.view, len(message))
+            self.end_wait(unique)
+        self.receive(len(message))
         answered = [fuse.OUT_HEADER.unpack_from(reply) for reply in self.replies[before:]]
         if answered.count((16, 0, 3)) != 1:
             raise Broken(f"a close was answered {answered}")
@@ -290,6 +299,10 @@ class World:
         for reply in self.replies:
             self._check(reply)
         self.replies.clear()
+
+    def end_wait(self, unique: int) -> None:
+        """A read ends, for its caller is gone."""
+        self.channel.end_wait(unique, errno.EINTR)
 
     def _reads(self, source: Source, unique: int, fh: int) -> bool:
         return source.waiters[unique][0] is self.channel.handles.get(fh)

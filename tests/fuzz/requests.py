@@ -62,6 +62,7 @@ _IOCTLS: Final = (
     ioctls.IOC_WATCH_QUEUE_SET_SIZE, ioctls.IOC_WATCH_QUEUE_SET_FILTER, ioctls.wqfs_ioc_set_filter(0),
     ioctls.wqfs_ioc_set_filter(1), ioctls.wqfs_ioc_set_filter(16), ioctls.WQFS_IOC_QUEUED, ioctls.WQFS_IOC_SETTLE,
     ioctls.WQFS_IOC_WATCH_KEY, ioctls.WQFS_IOC_WATCH_MOUNT, ioctls.WQFS_IOC_WATCH_SB, ioctls.WQFS_IOC_WATCH_DEVICES,
+    ioctls.WQFS_IOC_WATCH_KEY_AS, ioctls.WQFS_IOC_DELIVER,
     0x5401, 0, 0xFFFFFFFF,
 )  # fmt: skip
 _SIZES: Final = (0, 1, 7, 8, 16, 127, 128, 433, 4096, 65536, 131072, 131073, 0x7FFFFFFF, 0xFFFFFFFF)

@@ -88,7 +88,7 @@ class Recorder(Note):
         self._held: list[bytes] = []
         self._last_held: list[bytes] = []
         """What the entry before said, while things are done again."""
-        self._memory: list[int] = []
+        self._memory: list[tuple[int, str] | None] = []
         self._fetched = 0
         self._fetching: dict[int, Take] = {}
         """What is being read of callers' memory, and who takes it: by the number of the read."""
@@ -220,7 +220,7 @@ class Recorder(Note):
         elif message is journal.room:
             journal.commit(MESSAGE, now_ns, size)
         else:
-            journal.append(MESSAGE, now_ns, message[:size])
+            journal.append(MESSAGE, now_ns, bytes(message[:size]))  # it may lie where this goes: see `collected`
 
     def _around(self, serve: Server) -> Server:
         clock = self.clock
@@ -252,11 +252,13 @@ class Recorder(Note):
     def _around_poll(self, serve: Server) -> Server:
         noted = self._around(serve)
         clock, poll_in, poll_handles = self.clock, fuse.POLL_IN.unpack_from, self.poll_handles
+        handles = self.channel.handles
 
         def poll(message: memoryview, size: int) -> None:
             _, fh, kh, flags = poll_in(message)
             poll_handles[fh] = kh
-            if flags & fuse.FUSE_POLL_SCHEDULE_NOTIFY:
+            handle = handles.get(fh)
+            if flags & fuse.FUSE_POLL_SCHEDULE_NOTIFY or (handle is not None and handle.poll_changes):
                 noted(message, size)
             else:
                 clock.now_ns = 0
@@ -301,6 +303,8 @@ class Recorder(Note):
         """All requests that were there are carried out: what is done now is done for another reason."""
         self._size = _OUTSIDE
         self.clock.tick()
+        if self._held:  # of a request that was none, and not carried out
+            self._flush()
 
     def fetch(self, address: int, caller: Caller, take: Take) -> None:
         """`real_fetch`, with what it raised noted beside the request that asked, and what it gave when it came."""
@@ -308,14 +312,14 @@ class Recorder(Note):
         number = self._fetched
         if self._replaying:
             if raised := self._memory.pop(0):
-                raise OSError(raised, "as before")
+                raise OSError(*raised)
         else:
             try:
                 self.real_fetch(address, caller, lambda answer: self._arrived(number, answer))
             except OSError as error:
-                self._memory.append(error.errno or errno.EIO)
+                self._memory.append((error.errno or errno.EIO, error.strerror or ""))
                 raise
-            self._memory.append(0)
+            self._memory.append(None)
         self._fetching[number] = take
 
     def _arrived(self, number: int, answer: bytes | OSError) -> None:
@@ -355,6 +359,10 @@ class Recorder(Note):
         """The keys' time was looked at; due: and something was to be done."""
         if due and not self._replaying:
             self.journal.append(COLLECT, self.clock(), b"")
+            # Who is woken by that is answered for that, also where somebody has only looked at the keys.
+            size, self._size = self._size, _NOTED
+            self.channel.wake()
+            self._size = size
 
     def end_waits(self, uniques: Iterable[int], number: int) -> None:
         """End waiting reads with the errno `number`."""
@@ -389,10 +397,13 @@ class Recorder(Note):
         self.journal.go_on(generation)
         self._unnoted_message = bytes(self.journal.room[: fuse.RELEASE_IN.size])
         entries = list(self.journal.entries(generation))
+        if entries and entries[-1].kind == TAKE_OVER and entries[-1].payload:
+            self._unnoted_message = entries[-1].payload  # of a successor that died before it had done it
         left_out = _unanswered_names(entries)
         self._replaying = True
         self.channel.servers = self._unnoted
         self._held, self._memory = [], []
+        disabled = logging.root.manager.disable
         logging.disable(logging.CRITICAL)
         try:
             for at, entry in enumerate(entries):
@@ -406,7 +417,7 @@ class Recorder(Note):
                     self.channel.wake()
                 self._last_held = self._held
         finally:
-            logging.disable(logging.NOTSET)
+            logging.disable(disabled)
             self._replaying = False
             self._go_live()
         self._take_over(entries[-1] if entries else None)
@@ -415,7 +426,7 @@ class Recorder(Note):
         self._changed_by = 0
         self.channel.forget_asked()
         # Should this one die too, the next one comes this way as well.
-        self.journal.append(TAKE_OVER, self.clock(), b"")
+        self.journal.append(TAKE_OVER, self.clock(), self._unnoted_message if self._is_unnoted_close() else b"")
         return len(entries)
 
     def _take_over(self, last: Entry | None) -> None:
@@ -464,14 +475,18 @@ class Recorder(Note):
 
     def nothing_is_sent_again(self) -> None:
         """The same on a kernel that cannot. There a close that was read, and not noted, is heard of no more: it is done
-        now. That what was read last is older does no harm, for the number of a handle is given once."""
+        now."""
         self.nothing_comes_again()
-        message, self._unnoted_message = memoryview(bytearray(self._unnoted_message)), b""
-        size = fuse.RELEASE_IN.size
-        is_close = len(message) == size and _START(message)[:2] == (size, fuse.RELEASE)
-        if is_close and fuse.RELEASE_IN.unpack_from(message)[1] in self.channel.handles:
-            self.channel.receive(message, size)
+        if self._is_unnoted_close():
+            self.channel.receive(memoryview(bytearray(self._unnoted_message)), len(self._unnoted_message))
             self.outside()
+        self._unnoted_message = b""
+
+    def _is_unnoted_close(self) -> bool:
+        """Whether `_unnoted_message` is a close of a handle that is still open."""
+        message, size = self._unnoted_message, fuse.RELEASE_IN.size
+        is_close = len(message) == size and _START(message)[:2] == (size, fuse.RELEASE)
+        return is_close and fuse.RELEASE_IN.unpack_from(message)[1] in self.channel.handles
 
     def wake_pollers(self) -> None:
         """Tell every file that was ever polled to look again: a notification may have been lost."""

@@ -82,6 +82,8 @@ class Handle:
     open_flags: int = TEXT_FLAGS
     paged = False
     """Whether reads through the page cache (splice, sendfile, mmap) may be answered."""
+    poll_changes = False
+    """Whether a poll changes what the next one says."""
 
     def read(self, offset: int, size: int, flags: int) -> bytes | bytearray | memoryview | int | None:
         """Up to `size` bytes. flags: the file's O_ flags at this moment."""

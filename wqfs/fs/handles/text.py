@@ -70,6 +70,7 @@ class ChangingTextHandle(TextHandle):
     """
 
     __slots__ = ("_seen", "_source", "_version")
+    poll_changes = True
 
     def __init__(self, view: Callable[[], bytes], version: Callable[[], int], source: Source, kept: Account) -> None:
         super().__init__(view, kept=kept)
