@@ -11,9 +11,11 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import select
 import signal
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -28,6 +30,8 @@ SET_SIZE = 0x5760
 LOSS = (0, 1)
 _SLOWEST = 1.0
 """Seconds that nobody may wait for a restart."""
+_LEFT_S = 5.0
+"""For the last close to be heard of: it is nobody's call."""
 
 
 def record(number: int) -> bytes:
@@ -58,6 +62,11 @@ class Witness:
         self.seen = self.losses = 0
         self.faults: list[str] = []
         self._after_loss = False
+
+    def end(self, posted: int) -> None:
+        """All was read: the last number is the last of `posted`, or a loss stands for what is missing."""
+        if self.last != posted - 1 and not self._after_loss:
+            self.fault(f"the last was {self.last}, not {posted - 1}")
 
     def fault(self, what: str) -> None:
         self.faults.append(f"{self.name}: {what}")
@@ -119,6 +128,8 @@ class Mount:
         self.going.set()
         self.faults: list[str] = []
         self.slowest = 0.0
+        self.killed: list[float] = []
+        """When the daemon was."""
         self.posted = 0
         self.calls = 0
 
@@ -137,6 +148,9 @@ class Mount:
         took = time.monotonic() - before
         self.calls += 1
         self.slowest = max(self.slowest, took)
+        restarts = sum(1 for moment in self.killed[-100:] if moment >= before)
+        if took > _SLOWEST * max(1, restarts):
+            self.faults.append(f"{what}: {took:.3f} s, {restarts} restarts within it")
 
     def watch(self, name: str) -> Path:
         folder = self.path / "watches" / name
@@ -199,6 +213,39 @@ class Mount:
                     break
                 witness.records(data)
         os.close(fd)
+
+    def read_with_poll(self, witness: Witness, folder: Path) -> None:
+        fd = os.open(folder / "queue", os.O_RDONLY | os.O_NONBLOCK)
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        try:
+            while True:
+                events = dict(poll.poll(10_000)).get(fd, 0)
+                if events & ~(select.POLLIN | select.POLLHUP):
+                    witness.fault(f"poll gave {events:#x}")
+                    break
+                if events & select.POLLIN:
+                    witness.records(os.read(fd, 4096))
+                elif events:
+                    break
+        except OSError as error:
+            witness.fault(f"poll: {error!r}")
+        os.close(fd)
+
+    def read_with_cat(self, witness: Witness, folder: Path) -> None:
+        self.read_of(["cat", str(folder / "queue")], witness.whole_records, witness)
+
+    def read_of(self, command: list[str], take: Callable[[bytes], bytes], witness: Witness) -> None:
+        """What a program prints; take: gets that, returns what it cannot use yet."""
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            rest = b""
+            while data := os.read(process.stdout.fileno(), 65536):
+                rest = take(rest + data)
+            if rest:
+                witness.fault(f"ended within {rest[:80]!r}")
+        if process.returncode:
+            witness.fault(f"{command[0]} ended with {process.returncode}")
 
     def read_events(self, witness: Witness, folder: Path) -> None:
         fd = os.open(folder / "events", os.O_RDONLY)
@@ -275,24 +322,46 @@ class Mount:
                 os.kill(daemon, signal.SIGKILL)
             except ProcessLookupError:
                 continue
+            self.killed.append(time.monotonic())
             last = daemon
             done += 1
         return done
+
+    # -- in the end
+
+    def look_what_is_left(self) -> None:
+        """No open file but that of `metrics`, no watch, and nobody who waits."""
+        end = time.monotonic() + _LEFT_S
+        while True:
+            text = (self.path / "metrics").read_text()
+            left = {name: int(value) for name, value in re.findall(r"^wqfs_(\w+) (\d+)$", text, re.MULTILINE)}
+            found = [left[name] for name in ("handles", "watches", "queues", "waiting_readers")]
+            if found == [1, 0, 0, 0]:
+                return
+            if time.monotonic() > end:
+                self.faults.append("left: {} open files, {} watches, {} queues, {} who wait".format(*found))
+                return
+            time.sleep(0.05)
 
 
 def main() -> int:
     path, supervisor, kills = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     random.seed(int(sys.argv[4]))
     mount = Mount(path, supervisor)
-    watches = {name: mount.watch(name) for name in ("blocking", "level", "edge", "events", "slow")}
+    reading: dict[str, Callable[[Witness, Path], None]] = {
+        "blocking": mount.read_blocking,
+        "level": lambda witness, folder: mount.read_polling(witness, folder, edge=False),
+        "edge": lambda witness, folder: mount.read_polling(witness, folder, edge=True),
+        "poll": mount.read_with_poll,
+        "cat": mount.read_with_cat,
+        "events": mount.read_events,
+    }
+    watches = {name: mount.watch(name) for name in (*reading, "slow")}
     witnesses = {name: Witness(name) for name in watches}
-    tasks: list[Callable[[], None]] = [
-        lambda: mount.read_blocking(witnesses["blocking"], watches["blocking"]),
-        lambda: mount.read_polling(witnesses["level"], watches["level"], edge=False),
-        lambda: mount.read_polling(witnesses["edge"], watches["edge"], edge=True),
-        lambda: mount.read_events(witnesses["events"], watches["events"]),
+    readers = [
+        threading.Thread(target=read, args=(witnesses[name], watches[name]), daemon=True)
+        for name, read in reading.items()
     ]
-    readers = [threading.Thread(target=task, daemon=True) for task in tasks]
     busy: list[Callable[[], None]] = [
         mount.write, mount.command, lambda: mount.come_and_go("a"), lambda: mount.come_and_go("b"),
     ]  # fmt: skip
@@ -318,10 +387,12 @@ def main() -> int:
         if thread.is_alive():
             mount.faults.append("a reader is stuck")
     mount.read_slow(witnesses["slow"], watches["slow"])
+    if done:
+        mount.look_what_is_left()
+    for witness in witnesses.values():
+        witness.end(mount.posted)
     faults = [*mount.faults, *(fault for witness in witnesses.values() for fault in witness.faults)]
     for witness in witnesses.values():
-        if witness.name != "slow" and witness.last != mount.posted - 1 and not witness.losses:
-            faults.append(f"{witness.name}: the last was {witness.last}, not {mount.posted - 1}")
         print(f"{witness.name}: {witness.seen} of {mount.posted}, {witness.losses} losses")
     print(f"{mount.calls} other calls, the slowest {mount.slowest:.3f} s")
     for fault in faults[:40]:

@@ -55,12 +55,16 @@ class Killer:
         """Kill it; returns when there is another one, with its checkpoint."""
         before = processes_of(self._load.supervisor)
         if role == "daemon":
-            self._seen.kills.append(time.monotonic())
+            self._note_kill()
         else:
             self._seen.checkpoint_kills += 1
         os.kill(before[role], signal.SIGKILL)
         while processes_of(self._load.supervisor)[role] == before[role]:
             time.sleep(0.005)
+
+    def _note_kill(self) -> None:
+        self._seen.kills.append(time.monotonic())
+        self._load.killed.append(self._seen.kills[-1])
 
     def _run(self) -> None:
         count = 0
@@ -85,7 +89,7 @@ class Killer:
         after = daemon_of(self._load.supervisor)
         if after not in (0, before):
             with suppress(ProcessLookupError):
-                self._seen.kills.append(time.monotonic())
+                self._note_kill()
                 os.kill(after, signal.SIGKILL)
 
 

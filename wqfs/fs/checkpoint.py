@@ -90,10 +90,13 @@ class Checkpoints:
             raise
         me, dismissed, dismiss = fds
         if not pid:
-            for fd in (self.clone_fd, self._dismiss, self.waiting_fd, self.leaving_fd, dismiss):
-                if fd >= 0:
-                    os.close(fd)
-            self._wait(generation, me, dismissed)
+            try:
+                for fd in (self.clone_fd, self._dismiss, self.waiting_fd, self.leaving_fd, dismiss):
+                    if fd >= 0:
+                        os.close(fd)
+                self._wait(generation, me, dismissed)
+            except OSError:
+                os._exit(1)  # else it would go on as the daemon, beside it
         call_process("wqfs")
         for fd in (me, dismissed):
             os.close(fd)
@@ -147,8 +150,8 @@ class Checkpoints:
         assert self._journal is not None
         for number in _OF_THE_GROUP:
             signal.signal(number, signal.SIG_IGN)
-        pid = 0  # of the daemon, where that is a child of this process
-        for attempt in range(ATTEMPTS):
+        pid = attempt = 0  # pid: of the daemon, where that is a child of this process
+        while True:
             if not _dies(daemon, dismissed):
                 os._exit(0)
             os.close(daemon)
@@ -157,9 +160,26 @@ class Checkpoints:
                 self._told.has_died(pid, os.waitpid(pid, 0)[1])
             if not self._journal.counts(generation, os.getpid()):
                 os._exit(0)  # a newer one waits, or this one was never waited for
-            if attempt:
-                time.sleep(min(_BACK_OFF_S * 2 ** (attempt - 1), _LONGEST_S))
-            dismissed, dismiss = os.pipe2(os.O_CLOEXEC)
+            started = None
+            while started is None:
+                if attempt == ATTEMPTS:
+                    if self._told is not None:
+                        self._told.gives_up(attempt)
+                    os._exit(1)
+                if attempt:
+                    time.sleep(min(_BACK_OFF_S * 2 ** (attempt - 1), _LONGEST_S))
+                attempt += 1
+                started = self._start(generation)
+            pid, daemon, dismissed = started
+
+    def _start(self, generation: int) -> tuple[int, int, int] | None:
+        """Start a successor. Here it returns its pid, a descriptor of it, and where it dismisses this one; None where
+        there is no process or no descriptor to be had. There it raises TakeOver."""
+        fds: list[int] = []
+        pid = -1
+        try:
+            fds += os.pipe2(os.O_CLOEXEC)
+            dismissed, dismiss = fds
             pid = os.fork()
             if not pid:
                 os.close(dismissed)
@@ -170,9 +190,17 @@ class Checkpoints:
                 for number in _OF_THE_GROUP:
                     signal.signal(number, signal.SIG_DFL)
                 raise TakeOver(generation)
-            os.close(dismiss)
-            daemon = os.pidfd_open(pid)
-        os._exit(1)
+            os.close(fds.pop())
+            return pid, os.pidfd_open(pid), dismissed
+        except OSError:
+            if not pid:
+                os._exit(1)
+            for fd in fds:
+                os.close(fd)
+            if pid > 0:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+            return None
 
 
 def _dies(daemon: int, dismissed: int) -> bool:

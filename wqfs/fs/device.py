@@ -24,6 +24,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
 import trio
@@ -45,6 +46,8 @@ _VAIN: Final = 4
 """After so many reads in vain in a row the loop waits before it reads, _PATIENCE times."""
 _PATIENCE: Final = 32
 _TRY_AGAIN_S: Final = 1.0
+_LOOK_EVERY: Final = 8
+"""Rounds of the loop between two looks at how much was done since the checkpoint: a look is a system call."""
 ENDING_S: Final = 5
 """Seconds that trio's run of a dead daemon may take to end in the process that takes over, before that dies too."""
 
@@ -219,10 +222,11 @@ class Device:
         deadline = time.monotonic() + seconds
         recorder = self._recorder
         self._task_ready = False
+        rounds = 0
         if recorder is not None:
             recorder.outside()
         while True:
-            if recorder is not None and (self._checkpoint_due or recorder.journal.is_full or self._leave is not None):
+            if recorder is not None and (self._checkpoint_due or recorder.journal.is_due or self._leave is not None):
                 self._see_to_a_successor(recorder, seconds > 0)
             trio_is_ready = False
             for fd, events in self._poll.poll(self._milliseconds_until(deadline) if seconds else 0):
@@ -243,6 +247,9 @@ class Device:
                     self._serve_names(events)
                 if recorder is not None:
                     recorder.outside()
+            rounds += 1
+            if recorder is not None and not rounds % _LOOK_EVERY:
+                recorder.journal.look()
             if not seconds:
                 return
             if trio_is_ready or self._task_ready or time.monotonic() >= deadline:
@@ -263,8 +270,8 @@ class Device:
                 self.read_on_clone()
             except OSError as error:  # later is too late: requests may wait for their answers on this one
                 self._no_clone = error
-        is_due = self._checkpoint_due and time.monotonic() >= self._try_at
-        if all_wait and recorder.may_fork and (is_due or recorder.journal.is_full):
+        may_try = recorder.journal.is_full or time.monotonic() >= self._try_at
+        if all_wait and recorder.may_fork and may_try and (self._checkpoint_due or recorder.journal.is_due):
             self._take_checkpoint()
 
     def _milliseconds_until(self, deadline: float) -> float:
@@ -301,7 +308,7 @@ class Device:
                         self._vain = 0
                     return
                 receive(message, size)
-                if journal is not None and journal.is_full:
+                if journal is not None and journal.is_due:
                     return
                 if self._patience:
                     self._patience -= 1
@@ -417,10 +424,12 @@ class Device:
         except OSError as error:
             self._go_without_checkpoint(error)
         except TakeOver:
-            # The instance that trio had is that of all processes since the fork, as the last of them left it.
+            # The instance that trio had is that of all processes since the fork, as the last of them left it. It may
+            # list what was closed since, while another checkpoint still had it open.
             with select.epoll() as ours:
                 for fd, events in registered:
-                    ours.register(fd, events)
+                    with suppress(OSError):
+                        ours.register(fd, events)
                 os.dup2(ours.fileno(), self._epoll_fd, inheritable=False)
             raise
         self._wait_for_checkpoints(checkpoints)

@@ -59,11 +59,12 @@ class Journal:
         self.memory = mmap.mmap(-1, _DATA_AT + 2 * SIZE) if memory is None else memory
         self._bytes = memoryview(self.memory)
         self._words = self._bytes.cast("Q")
-        self.is_full = False
-        """Whether a checkpoint is due."""
+        self.is_full = self.is_due = False
+        """Whether there is no room for requests; and whether a checkpoint is due, for that or for BUSY_S."""
         self.room: memoryview
         """Where the payload of the next entry belongs: what is read to there need not be copied. Until the
-        journal is full it has BUFFER_SIZE bytes, and their pages are in place."""
+        journal is full it has BUFFER_SIZE bytes, and their pages are in place. Its first word is 0 until something is
+        read, so that a successor does not take what was there before for a request."""
         self._start_at(0, _DATA_AT)
 
     def _start_at(self, side: int, at: int) -> None:
@@ -79,12 +80,18 @@ class Journal:
 
     def _come_to(self, at: int) -> None:
         """See to what is due where the next entry begins there; sets where something is due again."""
-        self.is_full = at >= self._full_at or time.process_time() >= self._busy_until
+        self.is_full = self.is_due = at >= self._full_at
+        self.look()
         self._due_at = at + _AHEAD if self.is_full else min(at + _AHEAD, self._full_at)
         end = min(self._due_at + _HEAD + BUFFER_SIZE + mmap.PAGESIZE - 1 & -mmap.PAGESIZE, self._end_at)
         if end > self._in_place_to:
             _put_in_place(self.memory, self._in_place_to, end)
             self._in_place_to = end
+
+    def look(self) -> None:
+        """See whether a checkpoint is due by now for what was done."""
+        if time.process_time() >= self._busy_until:
+            self.is_due = True
 
     @property
     def generation(self) -> int:
@@ -112,6 +119,7 @@ class Journal:
         words[at + 1] = self._mark | kind << 24 | size
         self._word_at = at = at + (size + 23 >> 3)
         at <<= 3
+        words[at + 16 >> 3] = 0
         self.room = self._bytes[at + 16 : at + 16 + BUFFER_SIZE]
         if at >= self._due_at:
             self._come_to(at)
@@ -121,7 +129,9 @@ class Journal:
         after it."""
         side = generation & 1
         self._words[_MARKS[side]] = 1 + secrets.randbelow(0xFFFFFFFF)
-        self._start_at(side, _DATA_AT + side * SIZE)
+        at = _DATA_AT + side * SIZE
+        self._words[at + _HEAD >> 3] = 0
+        self._start_at(side, at)
         self._words[_COUNTS] = generation << 32 | pid
 
     def go_on(self, generation: int) -> None:

@@ -115,6 +115,8 @@ def _serve(session: _Session, on_started: Callable[[], object]) -> None:
     generation = 0
     while True:
         try:
+            if generation:
+                _succeed(session, generation)
             _live(session, on_started, generation)
             return
         except LeftInStore:
@@ -123,7 +125,11 @@ def _serve(session: _Session, on_started: Callable[[], object]) -> None:
             return
         except TakeOver as take_over:
             generation = take_over.generation
-        _succeed(session, generation)
+        except Exception:
+            if not generation:
+                raise
+            log.exception("%s: the successor dies of a fault of its own", session.mountpoint)
+            os._exit(EXIT_SYSTEM)  # another one is tried, or takes over
 
 
 def _live(session: _Session, on_started: Callable[[], object], generation: int) -> None:
@@ -244,6 +250,8 @@ class _Session:
         """How often the mount could not be left to the manager."""
         self.on_clone = False
         """Whether requests end with the daemon that has read them: see Device.read_on_clone."""
+        self.number = ""
+        """The mount's device, `major:minor`, once it was seen."""
         self.unmounted = not ours
         """Whether the mount is known to be gone from where it was."""
 
@@ -299,7 +307,7 @@ async def _stop_on_signal(session: _Session, scope: trio.CancelScope) -> None:
     supervision.notify("STOPPING=1\nSTATUS=stopping")
     session.filesystem.hang_up()
     # In a thread: unmounting asks the filesystem, which this one must go on serving.
-    for lazy in (False, True) if session.ours else ():
+    for lazy in (False, True) if session.ours and not session.unmounted else ():
         if await trio.to_thread.run_sync(session.unmount, lazy):
             session.unmounted = True
             break
@@ -372,11 +380,15 @@ def _leave(session: _Session) -> str:
 
 async def _hang_up_when_detached(session: _Session) -> None:
     """After `umount -l` the kernel keeps the connection for who has files open: tell them."""
-    mounted = mounting.mounted_at(session.mountpoint)
-    if mounted is None or mounted.type != "fuse.wqfs":
-        return  # seen from another root than the mount's
+    if session.filesystem.has_hung_up:
+        return
+    if not session.number:  # else a daemon before has seen it
+        mounted = mounting.mounted_at(session.mountpoint)
+        if mounted is None or mounted.type != "fuse.wqfs":
+            return  # seen from another root than the mount's
+        session.number = mounted.device
     with open("/proc/self/mountinfo", "rb") as table:
-        await _until_detached(session.device, table, mounted.device)
+        await _until_detached(session.device, table, session.number)
     with trio.move_on_after(_UNMOUNTING):
         await session.device.wait_gone()
         return  # an ordinary unmounting, whose end comes a moment after

@@ -58,6 +58,10 @@ class Told:
         """A daemon died that was a child of this checkpoint; status: as of waitpid(2)."""
         self._say(f"died {pid}:{status}")
 
+    def gives_up(self, successors: int) -> None:
+        """So many successors died one after the other before one had a checkpoint of its own."""
+        self._say(f"tried {successors}")
+
     def stays(self) -> None:
         """The mount could not be left to the manager: all goes on."""
         self._say("stays 0")
@@ -124,6 +128,10 @@ class _Supervisor:
         self._ended: int | None = None
         self._followed: set[int] = set()
         """Daemons whose successor has said that it is the daemon, and whose death has not been seen yet."""
+        self._stopping = 0
+        """The last order to stop, which a daemon may have died over."""
+        self._tried = 0
+        """Successors in a row that died before they served, once nobody tries another one."""
         self._got: deque[int] = deque()
         self._handing_over_since = 0.0
         """When the daemon was ordered to; 0 where it was not, or has refused."""
@@ -175,6 +183,8 @@ class _Supervisor:
             if order == HAND_OVER:
                 self._handing_over_since = time.monotonic()
                 self._handing_over_times += 1
+            if order not in (HAND_OVER, signal.SIGABRT, signal.SIGCHLD):
+                self._stopping = order
             if order != signal.SIGCHLD:
                 with suppress(ProcessLookupError):
                     os.kill(self._daemon, order)
@@ -207,6 +217,8 @@ class _Supervisor:
             if what == b"pid":
                 self._followed.add(self._daemon)
                 self._daemon = int(number)
+                if self._stopping:
+                    self._got.append(self._stopping)
                 if self._is_handing_over() and self._handing_over_times < _HAND_OVER_TIMES:
                     self._got.appendleft(HAND_OVER)  # to who has taken over
                 self._handing_over_since = 0.0
@@ -215,6 +227,8 @@ class _Supervisor:
             elif what == b"died":
                 pid, status = map(int, number.split(b":"))
                 self._died(pid, os.waitstatus_to_exitcode(status))
+            elif what == b"tried":
+                self._tried = int(number)
             elif what == b"started":
                 self._on_started()
             elif what == b"ready":
@@ -266,6 +280,8 @@ class _Supervisor:
                     os.waitpid(pid, 0)  # its own children are ours now
 
     def _give_up(self, why: str) -> int:
+        if self._tried:
+            why = f"{self._tried} successors in a row died before they served"
         log.error("%s: %s; unmounted, its users find it gone", self._mountpoint, why)
         self._kill_the_rest()
         mounting.unmount(self._mountpoint, lazy=True, by=self._try_unmount)
