@@ -76,18 +76,24 @@ def _files() -> str:
 
 # -- ioctls
 
-_WATCHING: Final = "EINVAL, EBUSY, EBADSLT, EDQUOT"
+_WATCHING: Final = "EINVAL, EBUSY, EBADSLT, EDQUOT, ENOSPC"
+_PRIVATE: Final = f"{_WATCHING}; EACCES with private_mounts"
 _IOCTLS: Final = (
     ("IOC_WATCH_QUEUE_SET_SIZE", "the depth, 1..512, by value", None, "EINVAL, EBUSY"),
-    ("IOC_WATCH_QUEUE_SET_FILTER", "pointer to a filter; null removes it", None, "EINVAL, EFAULT, EPERM"),
+    (
+        "IOC_WATCH_QUEUE_SET_FILTER",
+        "pointer to a filter; null removes it",
+        None,
+        "EINVAL, EFAULT, EPERM, ENOMEM, EDQUOT",
+    ),
     ("WQFS_IOC_WATCH_KEY", "`struct wqfs_watch_key`", ioctls.WATCH_KEY, f"{_WATCHING}, as keyctl(2)"),
-    ("WQFS_IOC_WATCH_MOUNT", "`struct wqfs_watch_path`", ioctls.WATCH_PATH, _WATCHING),
-    ("WQFS_IOC_WATCH_SB", "`struct wqfs_watch_path`", ioctls.WATCH_PATH, _WATCHING),
-    ("WQFS_IOC_WATCH_DEVICES", "`struct wqfs_watch_devices`", ioctls.WATCH_DEVICES, _WATCHING),
+    ("WQFS_IOC_WATCH_MOUNT", "`struct wqfs_watch_path`", ioctls.WATCH_PATH, _PRIVATE),
+    ("WQFS_IOC_WATCH_SB", "`struct wqfs_watch_path`", ioctls.WATCH_PATH, _PRIVATE),
+    ("WQFS_IOC_WATCH_DEVICES", "`struct wqfs_watch_devices`", ioctls.WATCH_DEVICES, _PRIVATE),
     ("WQFS_IOC_WATCH_KEY_AS", "`struct wqfs_watch_key_as`", ioctls.WATCH_KEY_AS, f"{_WATCHING}, EPERM, ESRCH"),
     ("WQFS_IOC_DELIVER", "`struct wqfs_deliver`", ioctls.DELIVER, "EINVAL"),
     ("WQFS_IOC_QUEUED", "filled in: `struct wqfs_queued`", ioctls.QUEUED, ""),
-    ("WQFS_IOC_SETTLE", "0 or `WQFS_SETTLE_READERS`, by value", None, "EINVAL, EINTR, ENOMEM, EPIPE"),
+    ("WQFS_IOC_SETTLE", "0 or `WQFS_SETTLE_READERS`, by value", None, "EINVAL, EINTR, ENOMEM, EDQUOT, EPIPE"),
 )
 
 

@@ -206,15 +206,17 @@ def test_gigabyte_of_comments_happens_not_and_leaves_others_their_turn(mount: Mo
     before = memory(mount)
     pid = os.fork()
     if not pid:
+        code = 1
         try:
             comments(mount, 1024 * MIB)
+            code = 0
         finally:
-            os._exit(0)
+            os._exit(code)
     slowest = 0.0
     try:
         with opened(mount.path / "queue", os.O_RDONLY) as fd:
             number = 0
-            while os.waitpid(pid, os.WNOHANG) == (0, 0):
+            while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0):
                 start = time.monotonic()
                 deliver(mount, record(number))
                 assert numbers(os.read(fd, 100)) == [number]
@@ -224,6 +226,7 @@ def test_gigabyte_of_comments_happens_not_and_leaves_others_their_turn(mount: Mo
         os.kill(pid, 9)
         os.waitpid(pid, 0)
         raise
+    assert ended == (pid, 0)  # all of it was taken
     assert number > 10 and slowest < 2.0
     assert memory(mount) < before + 8 * MIB
     assert metric(mount, "refused_total") == 0
