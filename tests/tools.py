@@ -54,7 +54,7 @@ class Mount:
 
     def __init__(self, path: Path, options: str, log: Path) -> None:
         self.path = path
-        self._log = log
+        self._log, self._options = log, options
         command = [*MOUNT_COMMAND, str(path), "-f", *(["-o", options] if options else [])]
         with open(log, "wb") as output:
             self.process = subprocess.Popen(
@@ -70,8 +70,14 @@ class Mount:
 
     @property
     def daemon(self) -> int:
-        """The pid of the daemon, which is not the mount command with `-o survive`."""
-        return daemon_of(self.process.pid) or self.process.pid
+        """The pid of the daemon, which is not the mount command but with `-o nosurvive`. For a moment, while a
+        checkpoint is made, none is to be seen."""
+        if "nosurvive" in self._options.split(","):
+            return self.process.pid
+        end = time.monotonic() + 1
+        while not (pid := daemon_of(self.process.pid)) and time.monotonic() < end:
+            time.sleep(0.001)
+        return pid or self.process.pid
 
     def log(self) -> str:
         """What the daemon has said so far."""

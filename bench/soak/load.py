@@ -37,6 +37,7 @@ class Load(Mount):
 
     def __init__(self, path: Path, supervisor: int) -> None:
         super().__init__(path, supervisor)
+        self.slow_is_fault = False  # each is many calls, and starts programs
         self._reading: list[tuple[str, Callable[[Witness, Path], None]]] = [
             ("blocking", self.read_blocking),
             ("level", lambda witness, folder: self.read_polling(witness, folder, edge=False)),
