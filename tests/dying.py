@@ -54,6 +54,13 @@ def daemon_of(supervisor: int) -> int:
     return 0
 
 
+def metric(mount: Path, name: str) -> int:
+    """The number of `wqfs_NAME` in the mount's `metrics`."""
+    match = re.search(rf"^wqfs_{name} (\d+)$", (mount / "metrics").read_text(), re.MULTILINE)
+    assert match, f"no wqfs_{name} in metrics"
+    return int(match[1])
+
+
 class Witness:
     """What one reader saw: numbers that must grow by one, but for where a loss says that some are missing."""
 
@@ -336,9 +343,7 @@ class Mount:
         """No open file but that of `metrics`, no watch, and nobody who waits."""
         end = time.monotonic() + _LEFT_S
         while True:
-            text = (self.path / "metrics").read_text()
-            left = {name: int(value) for name, value in re.findall(r"^wqfs_(\w+) (\d+)$", text, re.MULTILINE)}
-            found = [left[name] for name in ("handles", "watches", "queues", "waiting_readers")]
+            found = [metric(self.path, name) for name in ("handles", "watches", "queues", "waiting_readers")]
             if found == [1, 0, 0, 0]:
                 return
             if time.monotonic() > end:

@@ -6,7 +6,6 @@ import errno
 import fcntl
 import json
 import os
-import re
 import select
 import signal
 import struct
@@ -18,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from tests.dying import metric
 from wqfs.abi import ioctls
 from wqfs.abi.filters import FILTERS_MAX, Rule, encode
 
@@ -63,12 +63,6 @@ def record(number: int) -> bytes:
 def to_deliver(number: int) -> bytes:
     """The same in a struct wqfs_deliver."""
     return ioctls.DELIVER.pack(127, record(number))
-
-
-def metric(mount: Path, name: str) -> int:
-    match = re.search(rf"^wqfs_{name} (\d+)$", (mount / "metrics").read_text(), re.MULTILINE)
-    assert match, f"no wqfs_{name} in metrics"
-    return int(match[1])
 
 
 class Work:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools import LIMIT, Mount, deliver, numbers, opened, record, wait_until
+from tests.tools import LIMIT, Mount, deliver, metric, numbers, opened, record, wait_until
 
 MIB = 1 << 20
 
@@ -25,13 +25,6 @@ def memory(mount: Mount) -> int:
     """Bytes that the daemon has in memory."""
     with open(f"/proc/{mount.daemon}/statm", encoding="ascii") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
-
-
-def metric(mount: Mount, name: str) -> int:
-    for line in (mount.path / "metrics").read_text().splitlines():
-        if line.startswith(f"wqfs_{name} "):
-            return int(line.split()[1])
-    raise AssertionError(f"no wqfs_{name} in metrics")
 
 
 def wait_for_handles(mount: Mount, count: int = 1) -> None:

@@ -30,11 +30,13 @@ from tests.tools import (
     Mount,
     deliver,
     is_mounted,
+    metric,
     names_below,
     numbers,
     opened,
     record,
     running,
+    wait_for_tracer,
     wait_until,
 )  # fmt: skip
 from wqfs.fs.checkpoint import ATTEMPTS
@@ -276,7 +278,7 @@ def killed_at_its_answer(mount: Mount, at: int) -> Iterator[None]:
     pid = daemon(mount)
     inject = f"inject=write:signal=SIGKILL:when={at}"
     with running("strace", "-f", "-qq", "-e", "trace=write", "-e", inject, "-p", str(pid), stderr=subprocess.DEVNULL):
-        wait_until(lambda: "TracerPid:\t0" not in Path(f"/proc/{pid}/status").read_text(), "strace to attach")
+        wait_for_tracer(pid)
         yield
     assert daemon(mount) != pid
 
@@ -313,7 +315,7 @@ def test_killed_in_a_burst_of_opens_all_are_opened_once(mount: Mount, at: int) -
         with pytest.raises(BlockingIOError):
             os.read(fd, 4096)
         os.close(fd)
-    wait_until(lambda: "\nwqfs_handles 1\n" in (mount.path / "metrics").read_text(), "all to be closed")
+    wait_until(lambda: metric(mount, "handles") == 1, "all to be closed")
 
 
 @pytest.mark.parametrize("at", range(1, 7))
@@ -327,8 +329,7 @@ def test_killed_between_making_a_watch_and_saying_so_makes_it_once(mount: Mount,
                 pass
             folder.rmdir()
     assert os.listdir(mount.path / "watches") == []
-    metrics = (mount.path / "metrics").read_text()
-    assert "\nwqfs_queues 0\n" in metrics and "\nwqfs_watches 0\n" in metrics
+    assert (metric(mount, "queues"), metric(mount, "watches")) == (0, 0)
 
 
 def test_large_write_goes_on_after(mount: Mount) -> None:

@@ -21,12 +21,14 @@ from tests.tools import (
     Call,
     Mount,
     deliver,
+    metric,
     names_below,
     numbers,
     opened,
     record,
     refused,
     running,
+    wait_for_tracer,
     wait_until,
 )  # fmt: skip
 
@@ -176,13 +178,13 @@ def test_close_that_the_daemon_had_read_is_not_forgotten(mount: Mount, tmp_path:
     calls.touch()
     hold = "inject=read:delay_exit=2000000"
     with running("strace", "-qq", "-o", calls, "-e", "trace=read", "-e", hold, "-p", str(daemon)):
-        wait_until(lambda: "TracerPid:\t0" not in Path(f"/proc/{daemon}/status").read_text(), "strace to attach")
+        wait_for_tracer(daemon)
         os.close(fd)
         wait_until(lambda: "read(" in calls.read_text(), "the daemon to read")
         time.sleep(0.1)
         kill(mount)
     assert mount.status(folder)["readers"] == 0
-    assert "\nwqfs_handles 1\n" in (mount.path / "metrics").read_text()  # that of metrics
+    assert metric(mount, "handles") == 1  # that of metrics
 
 
 def test_it_ends_as_without(mount: Mount) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from tests import dying
 from tests.dying import daemon_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -259,9 +260,12 @@ class Call:
 
 def metric(mount: Mount, name: str) -> int:
     """The number of `wqfs_NAME` in the mount's `metrics`."""
-    match = re.search(rf"^wqfs_{name} (\d+)$", (mount.path / "metrics").read_text(), re.MULTILINE)
-    assert match, f"no wqfs_{name} in metrics"
-    return int(match[1])
+    return dying.metric(mount.path, name)
+
+
+def wait_for_tracer(pid: int) -> None:
+    """Wait until somebody traces the process: strace -p takes a moment."""
+    wait_until(lambda: "TracerPid:\t0" not in Path(f"/proc/{pid}/status").read_text(), "strace to attach")
 
 
 def waiting_readers(mount: Mount) -> int:

@@ -27,7 +27,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from tests.hostile_user import Hand, Reached, Users, Work, metric, record, until_refused
+from tests.dying import metric
+from tests.hostile_user import Hand, Reached, Users, Work, record, until_refused
 from tests.tools import Mount
 from tests.users import ADA, public_mount
 

@@ -42,7 +42,7 @@ FULL: Final = SIZE - (1 << 20)
 """From here on a checkpoint is due; what is above is for what cannot wait for it."""
 BUSY_S: Final = 0.2
 """After so many seconds of processor time a checkpoint is due as well: a successor has to do all of that again, but for
-the system calls, while everybody waits. A checkpoint takes some four milliseconds."""
+the system calls, while everybody waits. A checkpoint takes some milliseconds."""
 
 
 class Entry(NamedTuple):

@@ -220,7 +220,8 @@ class Recorder(Note):
         elif message is journal.room:
             journal.commit(MESSAGE, now_ns, size)
         else:
-            journal.append(MESSAGE, now_ns, bytes(message[:size]))  # it may lie where this goes: see `collected`
+            # It may lie where this goes, with a nodeid of 0, which nobody looks at: `collected` notes within a read.
+            journal.append(MESSAGE, now_ns, bytes(message[:size]))
 
     def _around(self, serve: Server) -> Server:
         clock = self.clock
