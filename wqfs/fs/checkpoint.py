@@ -9,7 +9,6 @@ nothing else.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import signal
@@ -18,6 +17,7 @@ from contextlib import suppress
 from typing import Final
 
 from wqfs.fs.journal import Journal
+from wqfs.fs.process import call_process, fork
 from wqfs.fs.supervisor import HAND_OVER, Told
 
 ATTEMPTS: Final = 20
@@ -26,22 +26,6 @@ _BACK_OFF_S: Final = 0.01
 """Before the second one; doubled each time, up to _LONGEST_S."""
 _LONGEST_S: Final = 0.5
 _OF_THE_GROUP: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, HAND_OVER)
-_PR_SET_NAME: Final = 15
-
-
-def call_process(name: str) -> None:
-    """What ps(1) and top(1) call this process; 15 bytes at most."""
-    ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
-
-
-def open_descriptors() -> set[int]:
-    """The descriptors of this process."""
-    found = set()
-    for fd in map(int, os.listdir("/proc/self/fd")):
-        with suppress(OSError):  # the folder's own is closed by now
-            os.fstat(fd)
-            found.add(fd)
-    return found
 
 
 class TakeOver(BaseException):
@@ -82,7 +66,7 @@ class Checkpoints:
         try:
             fds.append(os.pidfd_open(os.getpid()))
             fds += os.pipe2(os.O_CLOEXEC)
-            pid = os.fork()
+            pid = fork()
         except OSError:
             call_process("wqfs")
             for fd in fds:
@@ -180,7 +164,7 @@ class Checkpoints:
         try:
             fds += os.pipe2(os.O_CLOEXEC)
             dismissed, dismiss = fds
-            pid = os.fork()
+            pid = fork()
             if not pid:
                 os.close(dismissed)
                 self._dismiss = dismiss

@@ -33,7 +33,8 @@ from wqfs.abi import fuse
 from wqfs.fs import mounting
 from wqfs.fs.channel import Channel, Server
 from wqfs.fs.channel_limits import BUFFER_SIZE
-from wqfs.fs.checkpoint import Checkpoints, TakeOver, open_descriptors
+from wqfs.fs.checkpoint import Checkpoints, TakeOver
+from wqfs.fs.process import open_descriptors
 from wqfs.fs.recorder import Recorder
 
 log = logging.getLogger(__name__)

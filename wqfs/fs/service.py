@@ -10,11 +10,11 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from wqfs.fs import privileges, resuming, supervision
-from wqfs.fs.checkpoint import call_process
 from wqfs.fs.keeper import Keeper
 from wqfs.fs.mounting import unmount
 from wqfs.fs.options import Options
 from wqfs.fs.privileges import Identity, Privileged
+from wqfs.fs.process import call_process
 from wqfs.fs.streams import EXIT_OK, EXIT_SYSTEM, complain, leave_terminal
 from wqfs.fs.supervisor import Told, supervise
 

@@ -31,6 +31,7 @@ from wqfs.fs.journal import Journal
 from wqfs.fs.names import Names
 from wqfs.fs.options import Options
 from wqfs.fs.privileges import NOTHING_PRIVILEGED, Privileged
+from wqfs.fs.process import return_memory
 from wqfs.fs.recorder import Clock, Recorder
 from wqfs.fs.store import Left, LeftInStore
 from wqfs.fs.streams import EXIT_OK, EXIT_SYSTEM
@@ -169,6 +170,8 @@ def _live(session: _Session, on_started: Callable[[], object], generation: int) 
         else:
             device.ask_again()
         recorder.wake_pollers()
+        gc.collect()  # the life before is full of cycles, and without this the next one would inherit it
+        return_memory()
         device.want_checkpoint()
     if resumed is not None:
         on_started()
@@ -204,7 +207,6 @@ def _succeed(session: _Session, generation: int) -> None:
     if session.told is not None:
         session.told.is_daemon()
     store.forget()  # the one before may have died after it had left the mount there
-    gc.collect()  # the life before is full of cycles, and without this the next one would inherit it
     session.names.close_directories()
     again = session.recorder.catch_up(generation)
     log.warning("%s: the daemon died; its successor goes on, after %d entries done again", session.mountpoint, again)
