@@ -21,7 +21,9 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
+T = TypeVar("T")
 HEADER = struct.Struct("=II")
 NUMBER = struct.Struct("=II")
 MARK = 0xABCDEF
@@ -135,9 +137,8 @@ class Mount:
         """Cleared while those who come and go are to rest."""
         self.going.set()
         self.faults: list[str] = []
-        self.slowest = 0.0
-        self.slow_is_fault = True
-        """Whether what is timed is one call each time."""
+        self.slowest = (0.0, "none")
+        """Seconds, and of what."""
         self.killed: list[float] = []
         """When the daemon was."""
         self.posted = 0
@@ -148,19 +149,21 @@ class Mount:
         self.going.wait()
         return not self.stop.is_set()
 
-    def timed(self, what: str, call: Callable[[], object]) -> None:
-        """A call that must not fail, and not take longer than a restart may."""
+    def timed(self, what: str, call: Callable[[], T]) -> T | None:
+        """What a call gives that must not fail, and not take longer than a restart may; None if it failed."""
+        result = None
         before = time.monotonic()
         try:
-            call()
+            result = call()
         except OSError as error:
             self.faults.append(f"{what}: {error!r}")
         took = time.monotonic() - before
         self.calls += 1
-        self.slowest = max(self.slowest, took)
+        self.slowest = max(self.slowest, (took, what))
         restarts = sum(1 for moment in self.killed[-100:] if moment >= before)
-        if self.slow_is_fault and took > _SLOWEST * max(1, restarts):
+        if took > _SLOWEST * max(1, restarts):
             self.faults.append(f"{what}: {took:.3f} s, {restarts} restarts within it")
+        return result
 
     def watch(self, name: str) -> Path:
         folder = self.path / "watches" / name
@@ -402,7 +405,7 @@ def main() -> int:
     faults = [*mount.faults, *(fault for witness in witnesses.values() for fault in witness.faults)]
     for witness in witnesses.values():
         print(f"{witness.name}: {witness.seen} of {mount.posted}, {witness.losses} losses")
-    print(f"{mount.calls} other calls, the slowest {mount.slowest:.3f} s")
+    print(f"{mount.calls} other calls, the slowest {mount.slowest[0]:.3f} s ({mount.slowest[1]})")
     for fault in faults[:40]:
         print(fault)
     print(f"{done} kills, {len(faults)} faults")

@@ -141,7 +141,14 @@ def soak(seconds: float, seed: int, every: float, folder: Path) -> Seen:
 @contextmanager
 def mounted(path: Path, log: Path) -> Iterator[int]:
     """A wqfs at `path`; gives the pid of the mount command."""
-    command = [sys.executable, str(ROOT / "mount_wqfs.py"), str(path), "-f", "-o", "survive,depth=512,log_events=256"]
+    command = [
+        sys.executable,
+        str(ROOT / "mount_wqfs.py"),
+        str(path),
+        "-f",
+        "-o",
+        "survive,allow_other,depth=512,log_events=256",
+    ]
     with open(log, "wb") as out:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
     try:

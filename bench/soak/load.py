@@ -1,7 +1,8 @@
 """Load of every kind on one mount, that comes back to the same state: as many watches, keys and mounts as before.
 
 What dying.Mount does (raw records, commands, blocking, polling and `events` readers, watches that come and go), and
-beside it cat(1), `wqfs tail` and wqfs.client as readers, filters, sizes, interrupts, refusals and looks at the texts.
+beside it cat(1), `wqfs tail` and wqfs.client as readers, filters, sizes, interrupts, refusals, looks at the texts,
+a program under `wqfs run`, and another user.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.dying import SET_SIZE, Mount, Witness
+from tests.users import ADA, PYTHON, as_user
 from wqfs.abi.ioctls import IOC_WATCH_QUEUE_SET_FILTER, wqfs_ioc_set_filter
 from wqfs.client import Queue
 
@@ -30,6 +32,8 @@ _FILTER: Final = b"\x01\0\0\0\0\0\0\0" + b"\x01\0\0\0" + bytes(8) + b"\xff" * 32
 """One rule: keys, all subtypes."""
 _libc = ctypes.CDLL(None, use_errno=True)
 _STUCK_S: Final = 30.0
+_HERE: Final = Path(__file__).resolve().parent
+_CLI: Final = (sys.executable, "-m", "wqfs.cli")
 
 
 class Load(Mount):
@@ -37,7 +41,6 @@ class Load(Mount):
 
     def __init__(self, path: Path, supervisor: int) -> None:
         super().__init__(path, supervisor)
-        self.slow_is_fault = False  # each is many calls, and starts programs
         self._reading: list[tuple[str, Callable[[Witness, Path], None]]] = [
             ("blocking", self.read_blocking),
             ("level", lambda witness, folder: self.read_polling(witness, folder, edge=False)),
@@ -58,6 +61,8 @@ class Load(Mount):
             lambda: self._again(self._interrupt, 0.1),
             lambda: self._again(self._look, 0.1),
             lambda: self._again(self._be_refused, 0.05),
+            self._watch_a_key,
+            self._be_another,
         ]
         self._threads: list[threading.Thread] = []
         self._readers: list[threading.Thread] = []
@@ -97,7 +102,10 @@ class Load(Mount):
 
     def _again(self, once: Callable[[], None], pause: float) -> None:
         while self.goes_on():
-            self.timed(once.__name__, once)
+            try:
+                once()
+            except OSError as error:
+                self.faults.append(f"{once.__name__}: {error!r}")
             time.sleep(pause)
 
     # -- who reads, with other programs
@@ -108,7 +116,7 @@ class Load(Mount):
             witness.lines(b"\n".join(whole))
             return rest
 
-        command = [sys.executable, "-m", "wqfs.cli", "tail", "--mount", str(self.path), "--json", folder.name]
+        command = [*_CLI, "tail", "--mount", str(self.path), "--json", folder.name]
         self.read_of(command, lines, witness)
 
     def _read_with_client(self, witness: Witness, folder: Path) -> None:
@@ -120,19 +128,25 @@ class Load(Mount):
     # -- who asks for other things
 
     def _filter_and_size(self) -> None:
-        folder = self.watch("sized")
-        fd = os.open(folder / "queue", os.O_RDONLY | os.O_NONBLOCK)
-        fcntl.ioctl(fd, SET_SIZE, random.choice((8, 64, 512)))
-        fcntl.ioctl(fd, wqfs_ioc_set_filter(1), _FILTER)
+        folder = self.path / "watches/sized"
+        self.timed("mkdir of sized", folder.mkdir)
+        fd = self.timed("open of sized", lambda: os.open(folder / "queue", os.O_RDONLY | os.O_NONBLOCK))
+        if fd is None:
+            return
+        self.timed("SET_SIZE", lambda: fcntl.ioctl(fd, SET_SIZE, random.choice((8, 64, 512))))
+        self.timed("SET_FILTER", lambda: fcntl.ioctl(fd, wqfs_ioc_set_filter(1), _FILTER))
         filter_ = ctypes.create_string_buffer(_FILTER)
         address = ctypes.c_void_p(ctypes.addressof(filter_))
-        failed = _libc.ioctl(fd, ctypes.c_ulong(IOC_WATCH_QUEUE_SET_FILTER), address) < 0
-        if failed:
-            number = ctypes.get_errno()
-            why = (self.path / "errors").read_text().splitlines()[-1:]
-            raise OSError(number, f"SET_FILTER by pointer: {why}")
-        os.close(fd)
-        folder.rmdir()
+
+        def by_pointer() -> None:
+            if _libc.ioctl(fd, ctypes.c_ulong(IOC_WATCH_QUEUE_SET_FILTER), address) < 0:
+                number = ctypes.get_errno()
+                why = (self.path / "errors").read_text().splitlines()[-1:]
+                raise OSError(number, f"SET_FILTER by pointer: {why}")
+
+        self.timed("SET_FILTER by pointer", by_pointer)
+        self.timed("close of sized", lambda: os.close(fd))
+        self.timed("rmdir of sized", folder.rmdir)
 
     def _interrupt(self) -> None:
         with subprocess.Popen(["cat", self._folders["idle"] / "queue"], stdout=subprocess.DEVNULL) as cat:
@@ -146,13 +160,16 @@ class Load(Mount):
                 cat.kill()
 
     def _look(self) -> None:
-        json.loads((self.path / "sim/snapshot").read_bytes())
+        snapshot = self.timed("sim/snapshot", (self.path / "sim/snapshot").read_bytes)
+        json.loads(snapshot or b"{}")
         for name in ("metrics", "errors", "sim/mountinfo", "watches/level/status", "watches/level/log"):
-            (self.path / name).read_bytes()
+            self.timed(name, (self.path / name).read_bytes)
 
     def _be_refused(self) -> None:
         self._refused(errno.EINVAL, lambda: (self.path / "post").write_text("mount nothing nowhere never\n"))
-        fd = os.open(self._folders["refused"] / "queue", os.O_RDONLY)
+        fd = self.timed("open of refused", lambda: os.open(self._folders["refused"] / "queue", os.O_RDONLY))
+        if fd is None:
+            return
         reads, writes = os.pipe()
         try:
             self._refused(errno.EINVAL, lambda: os.splice(fd, writes, 4096))
@@ -170,3 +187,32 @@ class Load(Mount):
                 self.faults.append(f"refused with {error!r}, not {errno.errorcode[number]}")
         else:
             self.faults.append(f"not refused, which had to be {errno.errorcode[number]}")
+
+    # -- programs that do a round for each line they are given
+
+    def _watch_a_key(self) -> None:
+        run = [*_CLI, "run", "--mount", str(self.path), "--"]
+        self._rounds_of("a watched key", [*run, sys.executable, "-SI", str(_HERE / "watching.py")])
+
+    def _be_another(self) -> None:
+        self._rounds_of("another user", as_user(ADA, PYTHON, "-SIc", (_HERE / "another.py").read_text()))
+
+    def _rounds_of(self, name: str, command: list[str]) -> None:
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=self.path
+        ) as program:
+            asks, says = program.stdin, program.stdout
+            assert asks is not None and says is not None
+
+            while self.goes_on():
+                asks.write("\n")
+                asks.flush()
+                said = says.readline()
+                self.calls += 1
+                if said != "\n":
+                    self.faults.append(f"{name}: {said}")
+                    break
+                time.sleep(0.2)
+            asks.close()
+            if program.wait(_STUCK_S):
+                self.faults.append(f"{name}: its program ended with {program.returncode}")

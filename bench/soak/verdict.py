@@ -26,7 +26,8 @@ AFTER_A_KILL_S: Final = 1.5
 @dataclass
 class Seen:
     """All that a run has seen. kills: when, by the monotonic clock, warm: when the warm-up was over; latencies: when
-    posted, and seconds until read; reads: by reader how many of `posted` it saw, and how many losses; faults: what
+    posted, and seconds until read; reads: by reader how many of `posted` it saw, and how many losses; slowest_call:
+    seconds, and of what; faults: what
     must not have been, a sentence each."""
 
     seconds: float
@@ -40,7 +41,7 @@ class Seen:
     reads: dict[str, tuple[int, int]] = field(default_factory=dict)
     posted: int = 0
     calls: int = 0
-    slowest_call: float = 0.0
+    slowest_call: tuple[float, str] = (0.0, "none")
     faults: list[str] = field(default_factory=list)
 
 
@@ -143,7 +144,8 @@ def report(seen: Seen, facts: list[tuple[str, str]]) -> str:
             ("reader", "records", "losses"),
             [(name, f"{count:,}", str(losses)) for name, (count, losses) in seen.reads.items()],
         ),
-        f"{seen.posted:,} records were posted. {seen.calls:,} other calls, the slowest {seen.slowest_call:.3f} s.",
+        f"{seen.posted:,} records were posted. {seen.calls:,} other calls, the slowest {seen.slowest_call[0]:.3f} s "
+        f"({seen.slowest_call[1]}).",
         "",
         "## At rest",
         "",
