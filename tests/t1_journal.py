@@ -14,7 +14,7 @@ import pytest
 from wqfs.abi import fuse
 from wqfs.fs.channel_limits import BUFFER_SIZE
 from wqfs.fs.filesystem import Filesystem
-from wqfs.fs.journal import BUSY_S, FULL, SIZE, Entry, Journal
+from wqfs.fs.journal import BUSY_S, FULL, SIZE, WORN_S, Entry, Journal
 from wqfs.fs.options import Options
 from wqfs.fs.recorder import Clock, Recorder
 
@@ -87,6 +87,20 @@ def test_checkpoint_is_due_after_as_much_work_as_a_successor_should_do_again() -
     assert not journal.is_full
     journal.turn_to(2)
     assert not journal.is_due
+
+
+def test_checkpoint_at_rest_is_worth_its_while_after_less_work() -> None:
+    journal = Journal()
+    journal.turn_to(1)
+    journal.look()
+    assert not journal.is_worn
+    end = time.process_time() + WORN_S
+    while time.process_time() < end:
+        pass
+    journal.look()
+    assert journal.is_worn and not journal.is_due
+    journal.turn_to(2)
+    assert not journal.is_worn
 
 
 def are_in_place(room: memoryview) -> bool:

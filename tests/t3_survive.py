@@ -94,6 +94,14 @@ def kill_checkpoint(mount: Mount) -> None:
     wait_for_checkpoint(mount)
 
 
+def checkpoint_began(mount: Mount) -> float:
+    """When the process that waits to take over was made: seconds since the machine's start, to a tick."""
+    wait_for_checkpoint(mount)
+    (pid,) = Path(f"/proc/{daemon(mount)}/task/{daemon(mount)}/children").read_text().split()
+    ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[19])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def snapshot(mount: Mount) -> dict[str, object]:
     found: dict[str, object] = json.loads((mount.path / "sim/snapshot").read_text())
     return found
@@ -143,6 +151,22 @@ def test_deaths_leave_no_buffer_behind(mount: Mount) -> None:
         text = Path(f"/proc/{daemon(mount)}/status").read_text()
         sizes.append(int(re.findall(r"VmData:\s+(\d+) kB", text)[0]))
     assert sizes[-1] - sizes[1] < 3 * 1024, sizes
+
+
+def test_daemon_at_rest_takes_a_checkpoint_so_that_what_it_changed_is_in_memory_once(mount: Mount) -> None:
+    for _ in range(10):  # as the load ends, one may just have been taken
+        until = time.process_time() + 0.15
+        while time.process_time() < until:
+            mount.post("key add user k v @s")
+        ended = time.clock_gettime(time.CLOCK_BOOTTIME)
+        time.sleep(0.5)
+        if checkpoint_began(mount) > ended + 0.1:
+            break
+    else:
+        pytest.fail("no checkpoint was taken at rest")
+    before = checkpoint_began(mount)
+    time.sleep(1.0)
+    assert checkpoint_began(mount) == before, "and none without need"
 
 
 def test_checkpoints_that_were_replaced_leave_no_process_behind(mount: Mount) -> None:
@@ -332,23 +356,35 @@ def test_killed_between_making_a_watch_and_saying_so_makes_it_once(mount: Mount,
     assert (metric(mount, "queues"), metric(mount, "watches")) == (0, 0)
 
 
-def test_large_write_goes_on_after(mount: Mount) -> None:
-    folder = mount.watch()
-    block = b"".join(record(number) for number in range(1_000_000))
+def test_large_write_goes_on_after(mount: Mount, tmp_path: Path) -> None:
+    folder, enough, count = mount.watch(), tmp_path / "enough", 250_000
+    block = b"".join(record(number) for number in range(count))
+    program = """
+import os, sys
+fd, block, times = os.open(sys.argv[1], os.O_WRONLY), sys.stdin.buffer.read(), 0
+while not os.path.exists(sys.argv[2]):
+    data, times = block, times + 1
+    while data:
+        data = data[os.write(fd, data):]
+print(times)
+"""
     with running(
-        sys.executable, "-c", "import os, sys; fd = os.open(sys.argv[1], 1); data = sys.stdin.buffer.read()\n"
-        "while data: data = data[os.write(fd, data):]", str(mount.path / "sim/records"), stdin=subprocess.PIPE,
+        sys.executable, "-c", program, str(mount.path / "sim/records"), str(enough),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     ) as writer:  # fmt: skip
-        assert writer.stdin is not None
+        assert writer.stdin is not None and writer.stdout is not None
         writer.stdin.write(block)
         writer.stdin.close()
-        for part in range(1, 6):
-            wait_until(lambda part=part: mount.status(folder)["posted"] > part * 50_000, "the write to go on")  # type: ignore[misc]
+        seen = 0
+        for _ in range(5):
+            wait_until(lambda seen=seen: mount.status(folder)["posted"] > seen + 50_000, "the write to go on")  # type: ignore[misc]
             kill(mount)
-            assert writer.poll() is None  # in its write, or before the next one
+            seen = mount.status(folder)["posted"]
+        enough.touch()
+        posted = count * int(writer.stdout.readline())
         assert writer.wait(LIMIT) == 0
     status = mount.status(folder)
-    assert (status["posted"], status["delivered"] + status["queued"] + status["lost"]) == (1_000_000,) * 2
+    assert (status["posted"], status["delivered"] + status["queued"] + status["lost"]) == (posted, posted)
 
 
 @pytest.mark.slow

@@ -49,6 +49,8 @@ _PATIENCE: Final = 32
 _TRY_AGAIN_S: Final = 1.0
 _LOOK_EVERY: Final = 8
 """Rounds of the loop between two looks at how much was done since the checkpoint: a look is a system call."""
+_REST_S: Final = 0.25
+"""Seconds without a request after which the daemon is at rest."""
 ENDING_S: Final = 5
 """Seconds that trio's run of a dead daemon may take to end in the process that takes over, before that dies too."""
 
@@ -99,6 +101,7 @@ class Device:
         self._epoll_fd = -1
         """trio's, while it runs."""
         self._running = False
+        self._rounds = 0
         self._task_ready = False
         self._wake_trio: Callable[[], object]
         self._scope: trio.CancelScope
@@ -223,14 +226,17 @@ class Device:
         deadline = time.monotonic() + seconds
         recorder = self._recorder
         self._task_ready = False
-        rounds = 0
         if recorder is not None:
             recorder.outside()
         while True:
             if recorder is not None and (self._checkpoint_due or recorder.journal.is_due or self._leave is not None):
                 self._see_to_a_successor(recorder, seconds > 0)
+            may_rest = seconds > 0 and recorder is not None and recorder.journal.is_worn and not self._no_clone
             trio_is_ready = False
-            for fd, events in self._poll.poll(self._milliseconds_until(deadline) if seconds else 0):
+            ready = self._poll.poll(self._milliseconds_until(deadline, may_rest=may_rest) if seconds else 0)
+            if may_rest and not ready and time.monotonic() < deadline:
+                self._checkpoint_due = True
+            for fd, events in ready:
                 if fd == self._fd:
                     self._serve_kernel()
                 elif fd == self._epoll_fd:
@@ -248,8 +254,8 @@ class Device:
                     self._serve_names(events)
                 if recorder is not None:
                     recorder.outside()
-            rounds += 1
-            if recorder is not None and not rounds % _LOOK_EVERY:
+            self._rounds += 1
+            if recorder is not None and not self._rounds % _LOOK_EVERY:
                 recorder.journal.look()
             if not seconds:
                 return
@@ -275,10 +281,13 @@ class Device:
         if all_wait and recorder.may_fork and may_try and (self._checkpoint_due or recorder.journal.is_due):
             self._take_checkpoint()
 
-    def _milliseconds_until(self, deadline: float) -> float:
+    def _milliseconds_until(self, deadline: float, *, may_rest: bool) -> float:
+        now = time.monotonic()
         if self._checkpoint_due:
             deadline = min(deadline, self._try_at)
-        return max(0.0, deadline - time.monotonic()) * 1000
+        elif may_rest:
+            deadline = min(deadline, now + _REST_S)
+        return max(0.0, deadline - now) * 1000
 
     def _serve_kernel(self) -> None:
         """Requests until there is none, or others have waited long enough."""

@@ -45,6 +45,11 @@ BUSY_S: Final = 0.2
 the system calls, while everybody waits. A checkpoint takes some milliseconds."""
 
 
+WORN_S: Final = 0.05
+"""After so many a checkpoint is worth its while once the daemon is at rest: what it has changed since is in memory
+twice, and is not where both have it alike."""
+
+
 class Entry(NamedTuple):
     kind: int
     now_ns: int
@@ -59,8 +64,9 @@ class Journal:
         self.memory = mmap.mmap(-1, _DATA_AT + 2 * SIZE) if memory is None else memory
         self._bytes = memoryview(self.memory)
         self._words = self._bytes.cast("Q")
-        self.is_full = self.is_due = False
-        """Whether there is no room for requests; and whether a checkpoint is due, for that or for BUSY_S."""
+        self.is_full = self.is_due = self.is_worn = False
+        """Whether there is no room for requests; whether a checkpoint is due, for that or for BUSY_S; and
+        whether one is due at rest, for WORN_S."""
         self.room: memoryview
         """Where the payload of the next entry belongs: what is read to there need not be copied. Until the
         journal is full it has BUFFER_SIZE bytes, and their pages are in place. Its first word is 0 until something is
@@ -73,7 +79,8 @@ class Journal:
         self._word_at = at // _WORD
         self._full_at = start + FULL
         self._end_at = start + SIZE
-        self._busy_until = time.process_time() + BUSY_S
+        now = time.process_time()
+        self._busy_until, self._worn_at, self.is_worn = now + BUSY_S, now + WORN_S, False
         self._in_place_to = at & -mmap.PAGESIZE
         self._come_to(at)
         self.room = self._bytes[at + _HEAD : min(at + _HEAD + BUFFER_SIZE, self._end_at)]
@@ -90,8 +97,11 @@ class Journal:
 
     def look(self) -> None:
         """See whether a checkpoint is due by now for what was done."""
-        if time.process_time() >= self._busy_until:
-            self.is_due = True
+        now = time.process_time()
+        if now >= self._worn_at:
+            self.is_worn = True
+            if now >= self._busy_until:
+                self.is_due = True
 
     @property
     def generation(self) -> int:
