@@ -12,6 +12,7 @@ from mmap import PAGESIZE
 import pytest
 
 from wqfs.abi import fuse
+from wqfs.fs import taking_over
 from wqfs.fs.channel_limits import BUFFER_SIZE
 from wqfs.fs.filesystem import Filesystem
 from wqfs.fs.journal import BUSY_S, FULL, SIZE, WORN_S, Entry, Journal
@@ -93,12 +94,12 @@ def test_checkpoint_at_rest_is_worth_its_while_after_less_work() -> None:
     journal = Journal()
     journal.turn_to(1)
     journal.look()
-    assert not journal.is_worn
+    assert (journal.is_worn, journal.is_due) == (False, False)
     end = time.process_time() + WORN_S
     while time.process_time() < end:
         pass
     journal.look()
-    assert journal.is_worn and not journal.is_due
+    assert (journal.is_worn, journal.is_due) == (True, False)
     journal.turn_to(2)
     assert not journal.is_worn
 
@@ -179,6 +180,7 @@ class Machine:
         self.filesystem.channel = recorder.channel
         recorder.journal.turn_to(1)
         self._unique = 0
+        self.unnoted_close = b""
 
     def ask(self, opcode: int, body: bytes, *, again: int = 0) -> int:
         """Send a request; again: the `unique` of one that is sent again. Returns the `unique`."""
@@ -224,7 +226,7 @@ def successor(before: Machine, start: Start) -> Machine:
     machine, _, _ = start()
     machine._unique = 1000  # the kernel goes on counting
     machine.recorder.journal = before.recorder.journal
-    machine.recorder.catch_up(1)
+    machine.unnoted_close = taking_over.catch_up(machine.recorder, 1)[1]
     return machine
 
 
@@ -264,11 +266,11 @@ def test_close_that_was_read_and_not_noted_is_done_where_nothing_is_sent_again(s
     machine.recorder.journal.room[: len(close)] = close  # the kernel wrote it there, and the daemon died
     next_one = successor(machine, start)
     assert set(next_one.recorder.channel.handles) == {queue, records}
-    next_one.recorder.nothing_is_sent_again()
+    taking_over.nothing_is_sent_again(next_one.recorder, next_one.unnoted_close)
     assert set(next_one.recorder.channel.handles) == {records}
     one_more = successor(machine, start)  # should that die at once
     assert set(one_more.recorder.channel.handles) == {records}
-    one_more.recorder.nothing_is_sent_again()
+    taking_over.nothing_is_sent_again(one_more.recorder, one_more.unnoted_close)
     assert set(one_more.recorder.channel.handles) == {records}
 
 
@@ -276,7 +278,7 @@ def test_what_was_read_last_and_is_no_close_is_not_done_again(start: Start) -> N
     machine, queue, records = start()
     machine.ask(fuse.POLL, struct.pack("=QQII", queue, 5, 0, 0))  # not noted
     next_one = successor(machine, start)
-    next_one.recorder.nothing_is_sent_again()
+    taking_over.nothing_is_sent_again(next_one.recorder, next_one.unnoted_close)
     assert set(next_one.recorder.channel.handles) == {queue, records} and next_one.sent == []
 
 
@@ -295,7 +297,7 @@ def test_answers_outlive_a_successor_that_dies_before_they_are_asked_for(start: 
     unique = machine.read(queue)
     next_one = successor(machine, start)
     next_one.recorder.journal.turn_to(2)  # its checkpoint, and it dies
-    next_one.recorder.catch_up(2)
+    taking_over.catch_up(next_one.recorder, 2)
     assert next_one.answers(next_one.read(queue, again=unique)) == [RECORD]
 
 
@@ -356,7 +358,7 @@ def test_all_that_was_posted_is_the_same_again(start: Start) -> None:
     made.filesystem.open(nodes.POST, None, OPEN_WRITE, ME)
     made.recorder.journal = machine.recorder.journal
     machine.write(post, lines)
-    made.recorder.catch_up(1)
+    taking_over.catch_up(made.recorder, 1)
     for machine_ in (machine, made):
         machine_.recorder.clock.now_ns = machine.recorder.clock.now_ns
     texts = [

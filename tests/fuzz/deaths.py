@@ -17,6 +17,7 @@ from wqfs.fs.handles.text import EventsHandle, TextHandle
 from wqfs.fs.journal import Journal
 from wqfs.fs.options import Options
 from wqfs.fs.recorder import Clock, Recorder
+from wqfs.fs.taking_over import catch_up
 
 _CHANGES: Final = {"mkdir": fuse.MKDIR, "rmdir": fuse.RMDIR, "open": fuse.OPEN, "setattr": fuse.SETATTR}
 
@@ -122,7 +123,7 @@ def death(seed: int) -> int:
     heir = Mortal(seed)
     heir.now_ns = world.now_ns
     heir.recorder.journal = journal
-    entries = heir.recorder.catch_up(1)
+    entries, _ = catch_up(heir.recorder, 1)
     before, after = world.seen(), heir.seen()
     for what in before.keys() | after.keys():
         if before.get(what) != after.get(what):

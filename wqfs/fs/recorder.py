@@ -16,11 +16,11 @@ whose reply never left is left out when things are done again, for its request c
 from __future__ import annotations
 
 import errno
-import logging
 import pickle
 import struct
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from wqfs.abi import fuse, ioctls
@@ -30,8 +30,6 @@ from wqfs.fs.filesystem import Filesystem, Note
 from wqfs.fs.handles.base import Caller
 from wqfs.fs.handles.fetching import Fetch
 from wqfs.fs.journal import Entry, Journal
-
-log = logging.getLogger(__name__)
 
 MESSAGE, MEMORY_MESSAGE, NAME, REPLY, COLLECT, END_WAITS, HANG_UP, TAKE_OVER, FETCHED = range(1, 10)
 _RESEND: Final = fuse.FUSE_UNIQUE_RESEND
@@ -86,8 +84,6 @@ class Recorder(Note):
         self.poll_handles: dict[int, int] = {}
         """fh -> the kernel's `kh`, of files that were ever polled."""
         self._held: list[bytes] = []
-        self._last_held: list[bytes] = []
-        """What the entry before said, while things are done again."""
         self._memory: list[tuple[int, str] | None] = []
         self._fetched = 0
         self._fetching: dict[int, Take] = {}
@@ -106,15 +102,11 @@ class Recorder(Note):
         self._least = 0
         """A reply to it of at most so many bytes changes nothing, and need not be noted."""
         self._unnoted: dict[int, tuple[Server, int]] = {}
-        self._unnoted_message = b""
-        """What a daemon that died had read last, as much of it as a close has, if it had not noted that yet: else
-        anything."""
 
     def __getstate__(self) -> dict[str, object]:
         """Between two requests, while nothing is asked of pyfuse3. Without what `come_back` makes anew; who waits for a
         look into memory asks again."""
-        made_anew = ("journal", "send", "forward", "drain", "real_fetch", "_asked", "_fetching", "_message", "_unnoted",
-                     "_unnoted_message")  # fmt: skip
+        made_anew = ("journal", "send", "forward", "drain", "real_fetch", "_asked", "_fetching", "_message", "_unnoted")
         return {name: value for name, value in self.__dict__.items() if name not in made_anew}
 
     @property
@@ -125,7 +117,7 @@ class Recorder(Note):
     def come_back(self, journal: Journal) -> None:
         """After the attributes were written down and read back, in another process."""
         self.journal = journal
-        self._message, self._unnoted_message = memoryview(b""), b""
+        self._message = memoryview(b"")
         self._asked, self._fetching = {}, {}
         self._unnoted = self.channel.servers
         self._go_live()
@@ -388,53 +380,34 @@ class Recorder(Note):
         if not self._replaying:
             self._flush()
 
-    # -- a successor
+    # -- what was noted, once more
 
-    def catch_up(self, generation: int) -> int:
-        """Carry out again what was noted after checkpoint `generation`; returns how many entries that were.
-
-        Then what was answered last is known, should the kernel ask for it again.
-        """
-        self.journal.go_on(generation)
-        self._unnoted_message = bytes(self.journal.room[: fuse.RELEASE_IN.size])
-        entries = list(self.journal.entries(generation))
-        if entries and entries[-1].kind == TAKE_OVER and entries[-1].payload:
-            self._unnoted_message = entries[-1].payload  # of a successor that died before it had done it
-        left_out = _unanswered_names(entries)
+    @contextmanager
+    def doing_again(self) -> Iterator[None]:
+        """Nothing is noted meanwhile, and nothing leaves."""
         self._replaying = True
         self.channel.servers = self._unnoted
         self._held, self._memory = [], []
-        disabled = logging.root.manager.disable
-        logging.disable(logging.CRITICAL)
         try:
-            for at, entry in enumerate(entries):
-                self._held = []
-                self.clock.now_ns = entry.now_ns
-                if entry.kind == TAKE_OVER:
-                    self._take_over(entries[at - 1] if at else None)
-                elif at not in left_out:
-                    self._again(entry)
-                if self.channel.ready:
-                    self.channel.wake()
-                self._last_held = self._held
+            yield
         finally:
-            logging.disable(disabled)
             self._replaying = False
             self._go_live()
-        self._take_over(entries[-1] if entries else None)
-        self._held, self._memory = [], []
-        self._asked.clear()
-        self._changed_by = 0
-        self.channel.forget_asked()
-        # Should this one die too, the next one comes this way as well.
-        self.journal.append(TAKE_OVER, self.clock(), self._unnoted_message if self._is_unnoted_close() else b"")
-        return len(entries)
 
-    def _take_over(self, last: Entry | None) -> None:
-        """A daemon died after `last`. One thing at a time is noted and then answered: only this one's answers can be
-        missing. Those that were known before stay: the kernel may not have asked for them yet. Whoever waits comes
-        again, and until then the kernel takes no answer for them."""
-        for reply in [last.payload] if last is not None and last.kind == REPLY else self._last_held:
+    def do_again(self, entry: Entry) -> list[bytes]:
+        """Carry out what was noted; returns what is said by it."""
+        self._held = []
+        self.clock.now_ns = entry.now_ns
+        self._again(entry)
+        if self.channel.ready:
+            self.channel.wake()
+        return self._held
+
+    def has_died(self, said: Iterable[bytes]) -> None:
+        """A daemon has, having said that last: what may come again has these answers. Those that were known before
+        stay: the kernel may not have asked for them yet. Whoever waits comes again, and until then the kernel takes no
+        answer for them."""
+        for reply in said:
             unique = fuse.OUT_HEADER.unpack_from(reply)[2]
             if unique:  # else a notification
                 self._answers[unique] = reply
@@ -442,6 +415,15 @@ class Recorder(Note):
             del self._answers[next(iter(self._answers))]
         self._fetching.clear()  # who asked waits, and asks again
         self.channel.forget_waits()
+
+    def takes_over(self, unnoted: bytes) -> None:
+        """This process is the daemon now, and so is noted, for it may die too. unnoted: what has to be done then that
+        nobody has noted."""
+        self._held, self._memory = [], []
+        self._asked.clear()
+        self._changed_by = 0
+        self.channel.forget_asked()
+        self.journal.append(TAKE_OVER, self.clock(), unnoted)
 
     def _again(self, entry: Entry) -> None:
         payload = entry.payload
@@ -474,21 +456,6 @@ class Recorder(Note):
         """The answers of daemons before this one are asked for no more: all have been, or ended with who read them."""
         self._answers.clear()
 
-    def nothing_is_sent_again(self) -> None:
-        """The same on a kernel that cannot. There a close that was read, and not noted, is heard of no more: it is done
-        now."""
-        self.nothing_comes_again()
-        if self._is_unnoted_close():
-            self.channel.receive(memoryview(bytearray(self._unnoted_message)), len(self._unnoted_message))
-            self.outside()
-        self._unnoted_message = b""
-
-    def _is_unnoted_close(self) -> bool:
-        """Whether `_unnoted_message` is a close of a handle that is still open."""
-        message, size = self._unnoted_message, fuse.RELEASE_IN.size
-        is_close = len(message) == size and _START(message)[:2] == (size, fuse.RELEASE)
-        return is_close and fuse.RELEASE_IN.unpack_from(message)[1] in self.channel.handles
-
     def wake_pollers(self) -> None:
         """Tell every file that was ever polled to look again: a notification may have been lost."""
         for fh, kh in self.poll_handles.items():
@@ -505,18 +472,3 @@ class Recorder(Note):
                 self.send(fuse.OUT_HEADER.pack(size, error, unique) + answer[fuse.OUT_HEADER.size :])
                 return True
         return False
-
-
-def _unanswered_names(entries: list[Entry]) -> set[int]:
-    """Where the changes of names stand whose reply had not left when a daemon died: one at most for each."""
-    found: set[int] = set()
-    pending: int | None = None
-    for at, entry in enumerate((*entries, Entry(TAKE_OVER, 0, b""))):
-        if entry.kind == NAME:
-            pending = at
-        elif entry.kind == REPLY:
-            pending = None
-        elif entry.kind == TAKE_OVER and pending is not None:
-            found.add(pending)
-            pending = None
-    return found

@@ -21,7 +21,7 @@ from typing import BinaryIO, Final
 import pyfuse3
 import trio
 
-from wqfs.fs import mounting, store, supervision, watchdog
+from wqfs.fs import mounting, store, supervision, taking_over, watchdog
 from wqfs.fs.caller import CallerMemory, Take, fetch_nothing
 from wqfs.fs.checkpoint import Checkpoints, TakeOver
 from wqfs.fs.device import ENDING_S, Device
@@ -166,7 +166,7 @@ def _live(session: _Session, on_started: Callable[[], object], generation: int) 
         device.greet_names()
         if session.on_clone:
             device.read_on_clone()
-            recorder.nothing_is_sent_again()
+            taking_over.nothing_is_sent_again(recorder, session.unnoted_close)
         else:
             device.ask_again()
         recorder.wake_pollers()
@@ -175,11 +175,11 @@ def _live(session: _Session, on_started: Callable[[], object], generation: int) 
         device.want_checkpoint()
     if resumed is not None:
         on_started()
-    taking_over = False
+    is_dead = False
     try:
         device.run(lambda: _tasks(session))
     except TakeOver:
-        taking_over = True
+        is_dead = True
         raise
     except Exception:
         if recorder is None or not recorder.journal.generation:
@@ -187,7 +187,7 @@ def _live(session: _Session, on_started: Callable[[], object], generation: int) 
         log.exception("%s: the daemon dies of a fault of its own", session.mountpoint)
         os._exit(EXIT_SYSTEM)  # nothing is taken away: a successor goes on
     finally:
-        if not taking_over:
+        if not is_dead:
             session.checkpoints.end()
         near.close()
         pyfuse3.close(unmount=False)
@@ -208,7 +208,7 @@ def _succeed(session: _Session, generation: int) -> None:
         session.told.is_daemon()
     store.forget()  # the one before may have died after it had left the mount there
     session.names.close_directories()
-    again = session.recorder.catch_up(generation)
+    again, session.unnoted_close = taking_over.catch_up(session.recorder, generation)
     log.warning("%s: the daemon died; its successor goes on, after %d entries done again", session.mountpoint, again)
     session.unmounted = session.unmounted or session.filesystem.has_hung_up
     session.on_ready = None
@@ -250,6 +250,8 @@ class _Session:
         """The order to stop that waits until it is known whether the mount is left to the manager; 0 for none."""
         self.refused = 0
         """How often the mount could not be left to the manager."""
+        self.unnoted_close = b""
+        """What the daemon before had read and not noted: see taking_over."""
         self.on_clone = False
         """Whether requests end with the daemon that has read them: see Device.read_on_clone."""
         self.number = ""

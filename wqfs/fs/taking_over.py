@@ -1,0 +1,81 @@
+"""What a successor does before it serves: all that was noted since its checkpoint, once more, with the same times.
+
+Then it is what the daemon was when that died, but for what that daemon had read and not noted, which has not happened.
+What was answered last, and perhaps never left, is known to the recorder, should the kernel ask for it again. One thing
+at a time is noted and then answered, so that is what the last entry said, and nothing before it.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from wqfs.abi import fuse
+from wqfs.fs.journal import Entry
+from wqfs.fs.recorder import NAME, REPLY, TAKE_OVER, Recorder
+
+_CLOSE_SIZE = fuse.RELEASE_IN.size
+
+
+def catch_up(recorder: Recorder, generation: int) -> tuple[int, bytes]:
+    """Do again what was noted after checkpoint `generation`. Returns how many entries that were, and the close that the
+    daemon had read and not noted, b"" if there was none: see `nothing_is_sent_again`."""
+    journal = recorder.journal
+    journal.go_on(generation)
+    unnoted = bytes(journal.room[:_CLOSE_SIZE])
+    entries = list(journal.entries(generation))
+    if entries and entries[-1].kind == TAKE_OVER and entries[-1].payload:
+        unnoted = entries[-1].payload  # of a successor that died before it had done it
+    left_out = _unanswered_names(entries)
+    said: list[bytes] = []
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with recorder.doing_again():
+            for at, entry in enumerate(entries):
+                if entry.kind == TAKE_OVER:
+                    recorder.has_died(_last_said(entries[:at], said))
+                    said = []
+                else:
+                    said = recorder.do_again(entry) if at not in left_out else []
+    finally:
+        logging.disable(disabled)
+    recorder.has_died(_last_said(entries, said))
+    if not _is_open_close(recorder, unnoted):
+        unnoted = b""
+    recorder.takes_over(unnoted)
+    return len(entries), unnoted
+
+
+def _last_said(entries: list[Entry], said: list[bytes]) -> list[bytes]:
+    """What may not have left when a daemon died after `entries`, the last of which has said `said`."""
+    return [entries[-1].payload] if entries and entries[-1].kind == REPLY else said
+
+
+def _unanswered_names(entries: list[Entry]) -> set[int]:
+    """Where the changes of names stand whose reply had not left when a daemon died: one at most for each."""
+    found: set[int] = set()
+    pending: int | None = None
+    for at, entry in enumerate((*entries, Entry(TAKE_OVER, 0, b""))):
+        if entry.kind == NAME:
+            pending = at
+        elif entry.kind == REPLY:
+            pending = None
+        elif entry.kind == TAKE_OVER and pending is not None:
+            found.add(pending)
+            pending = None
+    return found
+
+
+def _is_open_close(recorder: Recorder, message: bytes) -> bool:
+    """Whether that is a close of a handle that is still open: what a daemon had read last may be anything."""
+    is_close = len(message) == _CLOSE_SIZE and fuse.START.unpack_from(message)[:2] == (_CLOSE_SIZE, fuse.RELEASE)
+    return is_close and fuse.RELEASE_IN.unpack_from(message)[1] in recorder.channel.handles
+
+
+def nothing_is_sent_again(recorder: Recorder, unnoted_close: bytes) -> None:
+    """On a kernel that cannot: no answer is asked for again. A close that was read, and not noted, is heard of no more:
+    it is done now."""
+    recorder.nothing_comes_again()
+    if unnoted_close:
+        recorder.channel.receive(memoryview(bytearray(unnoted_close)), len(unnoted_close))
+        recorder.outside()
