@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 import time
@@ -18,6 +19,7 @@ from wqfs.fs.filesystem import Filesystem
 from wqfs.fs.journal import BUSY_S, FULL, SIZE, WORN_S, Entry, Journal
 from wqfs.fs.options import Options
 from wqfs.fs.recorder import Clock, Recorder
+from wqfs.fs.taking_over import DEADLY, CaughtUp
 
 OPEN_READ, OPEN_WRITE = os.O_RDONLY, os.O_WRONLY
 ME = (0, 0, 7)
@@ -180,7 +182,7 @@ class Machine:
         self.filesystem.channel = recorder.channel
         recorder.journal.turn_to(1)
         self._unique = 0
-        self.unnoted_close = b""
+        self.caught_up: CaughtUp
 
     def ask(self, opcode: int, body: bytes, *, again: int = 0) -> int:
         """Send a request; again: the `unique` of one that is sent again. Returns the `unique`."""
@@ -226,7 +228,7 @@ def successor(before: Machine, start: Start) -> Machine:
     machine, _, _ = start()
     machine._unique = 1000  # the kernel goes on counting
     machine.recorder.journal = before.recorder.journal
-    machine.unnoted_close = taking_over.catch_up(machine.recorder, 1)[1]
+    machine.caught_up = taking_over.catch_up(machine.recorder, 1)
     return machine
 
 
@@ -266,19 +268,34 @@ def test_close_that_was_read_and_not_noted_is_done_where_nothing_is_sent_again(s
     machine.recorder.journal.room[: len(close)] = close  # the kernel wrote it there, and the daemon died
     next_one = successor(machine, start)
     assert set(next_one.recorder.channel.handles) == {queue, records}
-    taking_over.nothing_is_sent_again(next_one.recorder, next_one.unnoted_close)
+    taking_over.nothing_is_sent_again(next_one.recorder, next_one.caught_up.unnoted_close)
     assert set(next_one.recorder.channel.handles) == {records}
     one_more = successor(machine, start)  # should that die at once
     assert set(one_more.recorder.channel.handles) == {records}
-    taking_over.nothing_is_sent_again(one_more.recorder, one_more.unnoted_close)
+    taking_over.nothing_is_sent_again(one_more.recorder, one_more.caught_up.unnoted_close)
     assert set(one_more.recorder.channel.handles) == {records}
+
+
+def test_request_over_which_all_die_is_answered_with_eio(start: Start) -> None:
+    machine, _, records = start()
+    body = struct.pack("=QQIIQII", records, 0, 16, 0, 0, 1, 0) + RECORD
+    deadly, other = (fuse.IN_HEADER.pack(96, fuse.WRITE, unique, 1, 0, 0, 7, 0, 0) + body for unique in (990, 992))
+    refused = []
+    for message in (deadly,) * (DEADLY - 1) + (other,) + (deadly,) * DEADLY:
+        machine.recorder.journal.room[: len(message)] = message  # the kernel wrote it there, and the daemon died
+        machine = successor(machine, start)
+        refused.append(machine.caught_up.refused)
+    assert (any(refused[:-1]), refused[-1]) == (False, f"opcode {fuse.WRITE}, uid 0, pid 7")
+    again = machine.write(records, RECORD, again=990)
+    assert machine.sent == [fuse.OUT_HEADER.pack(16, -errno.EIO, again)]
+    assert len(machine.answers(machine.write(records, RECORD))) == 1
 
 
 def test_what_was_read_last_and_is_no_close_is_not_done_again(start: Start) -> None:
     machine, queue, records = start()
     machine.ask(fuse.POLL, struct.pack("=QQII", queue, 5, 0, 0))  # not noted
     next_one = successor(machine, start)
-    taking_over.nothing_is_sent_again(next_one.recorder, next_one.unnoted_close)
+    taking_over.nothing_is_sent_again(next_one.recorder, next_one.caught_up.unnoted_close)
     assert set(next_one.recorder.channel.handles) == {queue, records} and next_one.sent == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import random
@@ -35,11 +36,14 @@ from tests.tools import (
     numbers,
     opened,
     record,
+    refused,
     running,
     wait_for_tracer,
     wait_until,
 )  # fmt: skip
+from wqfs.abi import fuse
 from wqfs.fs.checkpoint import ATTEMPTS
+from wqfs.fs.taking_over import DEADLY
 
 
 def can_ask_again() -> bool:
@@ -56,6 +60,18 @@ def mount(mount_with: Callable[[str], Mount]) -> Iterator[Mount]:
     made = mount_with("survive")
     wait_for_checkpoint(made)
     yield made
+
+
+@pytest.fixture
+def blamed(tmp_path: Path) -> Iterator[Mount]:
+    """A mount that may log errors."""
+    (tmp_path / "blamed").mkdir()
+    made = Mount(tmp_path / "blamed", "survive", tmp_path / "blamed.log")
+    try:
+        wait_for_checkpoint(made)
+        yield made
+    finally:
+        made.close()
 
 
 def wait_for_checkpoint(mount: Mount) -> None:
@@ -145,8 +161,8 @@ def test_deaths_leave_no_buffer_behind(mount: Mount) -> None:
     for number in range(8):
         mount.watch(f"w{number}")  # pyfuse3 has a buffer of a MiB for what it reads
         kill_checkpoint(mount)
-        kill(mount)
-        assert mount.path.stat()
+        dead = kill(mount)
+        wait_until(lambda dead=dead: daemon(mount) != dead, "a successor")  # type: ignore[misc]
         wait_for_checkpoint(mount)
         text = Path(f"/proc/{daemon(mount)}/status").read_text()
         sizes.append(int(re.findall(r"VmData:\s+(\d+) kB", text)[0]))
@@ -305,6 +321,31 @@ def killed_at_its_answer(mount: Mount, at: int) -> Iterator[None]:
         wait_for_tracer(pid)
         yield
     assert daemon(mount) != pid
+
+
+def test_request_over_which_every_daemon_dies_is_refused_and_the_mount_goes_on(blamed: Mount) -> None:
+    mount = blamed
+    mount.post("mount /dev/a /t", *(f"mount /dev/a /t/{number}" for number in range(1500)))
+    tree = (mount.path / "sim/mountinfo").read_bytes()
+    waits = Call(os.read, os.open(mount.watch() / "queue", os.O_RDONLY), 4096)
+    kill_checkpoint(mount)
+    post = os.open(mount.path / "post", os.O_WRONLY)
+    deadly = Call(os.write, post, b"".join(b"mount --rbind /t /to%d\n" % number for number in range(40)))
+    kills, dead = 0, 0
+    while deadly.waits and kills < 2 * DEADLY:
+        pid = daemon(mount)
+        if pid != dead and Path(f"/proc/{pid}/task/{pid}/children").read_text():
+            time.sleep(0.02)  # it has its checkpoint, and is at it
+            os.kill(pid, signal.SIGKILL)
+            kills, dead = kills + 1, pid
+    with refused(errno.EIO):
+        deadly.result()
+    assert kills in (DEADLY, DEADLY + 1)  # the last one may have answered by then
+    assert f"{DEADLY} daemons in a row died over one request (opcode {fuse.WRITE}, uid 0, pid " in mount.log()
+    assert (mount.path / "sim/mountinfo").read_bytes() == tree
+    os.close(post)
+    deliver(mount, record(1))
+    assert waits.result() == record(1)
 
 
 @pytest.mark.parametrize("at", [1, 2, 3, 4, 7])

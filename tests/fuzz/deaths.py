@@ -123,7 +123,7 @@ def death(seed: int) -> int:
     heir = Mortal(seed)
     heir.now_ns = world.now_ns
     heir.recorder.journal = journal
-    entries, _ = catch_up(heir.recorder, 1)
+    entries = catch_up(heir.recorder, 1).entries
     before, after = world.seen(), heir.seen()
     for what in before.keys() | after.keys():
         if before.get(what) != after.get(what):

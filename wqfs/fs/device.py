@@ -228,6 +228,8 @@ class Device:
         self._task_ready = False
         if recorder is not None:
             recorder.outside()
+            if self._checkpoint_due and not seconds and not self._try_at:
+                return  # tasks of trio's go on first, and then there is a checkpoint before anything is served
         while True:
             if recorder is not None and (self._checkpoint_due or recorder.journal.is_due or self._leave is not None):
                 self._see_to_a_successor(recorder, seconds > 0)

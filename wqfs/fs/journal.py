@@ -4,7 +4,8 @@ Two buffers and a number, in one anonymous shared mapping, which a fork inherits
 counts: a process that was forked as generation G holds the state as it was then, and the buffer of G (the one, or
 the other, in turn) has what came after. All is little-endian words of 8 bytes, each written at once.
 
-    header   which counts: the generation, 32 bits, and the pid of the checkpoint; of either buffer its mark
+    header   which counts: the generation, 32 bits, and the pid of the checkpoint; of either buffer its mark; the
+             request that a daemon died over, and how many did in a row
     entry    time in nanoseconds; mark 32 bits, kind 8 bits, bytes of payload 24 bits; payload, filled up to a word
 
 Requests are read from /dev/fuse straight into it, so the pages that the next ones go to are put in place before.
@@ -28,6 +29,8 @@ from wqfs.fs.channel_limits import BUFFER_SIZE
 
 _COUNTS: Final = 0
 _MARKS: Final = (1, 2)
+_DEADLY: Final = 3
+_DEATHS: Final = 4
 _WORD: Final = 8
 _DATA_AT: Final = mmap.PAGESIZE
 _HEAD: Final = 2 * _WORD
@@ -151,6 +154,14 @@ class Journal:
         for end, _ in self._entries(generation):
             at = end
         self._start_at(side, at)
+
+    def died_over(self, unique: int) -> int:
+        """A daemon died over the request `unique`: it had read that last, and not noted it. Returns how many in a row
+        have died over that one."""
+        words = self._words
+        words[_DEATHS] = words[_DEATHS] + 1 if words[_DEADLY] == unique else 1
+        words[_DEADLY] = unique
+        return words[_DEATHS]
 
     def entries(self, generation: int) -> Iterator[Entry]:
         """What came after checkpoint `generation`, which must be the one that counts."""

@@ -416,6 +416,11 @@ class Recorder(Note):
         self._fetching.clear()  # who asked waits, and asks again
         self.channel.forget_waits()
 
+    def refuse(self, unique: int) -> None:
+        """When that request comes again, it is answered with EIO."""
+        unique &= ~_RESEND
+        self._answers[unique] = fuse.OUT_HEADER.pack(_OUT_SIZE, -errno.EIO, unique)
+
     def takes_over(self, unnoted: bytes) -> None:
         """This process is the daemon now, and so is noted, for it may die too. unnoted: what has to be done then that
         nobody has noted."""

@@ -208,8 +208,16 @@ def _succeed(session: _Session, generation: int) -> None:
         session.told.is_daemon()
     store.forget()  # the one before may have died after it had left the mount there
     session.names.close_directories()
-    again, session.unnoted_close = taking_over.catch_up(session.recorder, generation)
-    log.warning("%s: the daemon died; its successor goes on, after %d entries done again", session.mountpoint, again)
+    done = taking_over.catch_up(session.recorder, generation)
+    session.unnoted_close = done.unnoted_close
+    log.warning(
+        "%s: the daemon died; its successor goes on, after %d entries done again", session.mountpoint, done.entries
+    )
+    if done.refused:
+        log.error(
+            "%s: %d daemons in a row died over one request (%s): it is answered with EIO",
+            session.mountpoint, taking_over.DEADLY, done.refused,
+        )  # fmt: skip
     session.unmounted = session.unmounted or session.filesystem.has_hung_up
     session.on_ready = None
     session.put_off = 0

@@ -8,6 +8,7 @@ at a time is noted and then answered, so that is what the last entry said, and n
 from __future__ import annotations
 
 import logging
+from typing import Final, NamedTuple
 
 from wqfs.abi import fuse
 from wqfs.fs.journal import Entry
@@ -16,12 +17,27 @@ from wqfs.fs.recorder import NAME, REPLY, TAKE_OVER, Recorder
 _CLOSE_SIZE = fuse.RELEASE_IN.size
 
 
-def catch_up(recorder: Recorder, generation: int) -> tuple[int, bytes]:
-    """Do again what was noted after checkpoint `generation`. Returns how many entries that were, and the close that the
-    daemon had read and not noted, b"" if there was none: see `nothing_is_sent_again`."""
+DEADLY: Final = 8
+"""So many daemons may die in a row over one request. Then it is taken for the reason."""
+
+
+class CaughtUp(NamedTuple):
+    """entries: how many were done again; unnoted_close: the close that the daemon had read and not noted, b"" if there
+    was none, see `nothing_is_sent_again`; refused: a request that is answered with EIO from now on, for DEADLY daemons
+    died over it, in words, "" for none."""
+
+    entries: int
+    unnoted_close: bytes
+    refused: str
+
+
+def catch_up(recorder: Recorder, generation: int) -> CaughtUp:
+    """Do again what was noted after checkpoint `generation`."""
     journal = recorder.journal
     journal.go_on(generation)
     unnoted = bytes(journal.room[:_CLOSE_SIZE])
+    length, opcode, unique = fuse.START.unpack_from(unnoted)
+    uid, _, pid = fuse.CALLER.unpack_from(unnoted)
     entries = list(journal.entries(generation))
     if entries and entries[-1].kind == TAKE_OVER and entries[-1].payload:
         unnoted = entries[-1].payload  # of a successor that died before it had done it
@@ -42,8 +58,13 @@ def catch_up(recorder: Recorder, generation: int) -> tuple[int, bytes]:
     recorder.has_died(_last_said(entries, said))
     if not _is_open_close(recorder, unnoted):
         unnoted = b""
+    # Now, for a successor that dies before this has not read the request.
+    refused = ""
+    if length and journal.died_over(unique & ~fuse.FUSE_UNIQUE_RESEND) >= DEADLY:
+        recorder.refuse(unique)
+        refused = f"opcode {opcode}, uid {uid}, pid {pid}"
     recorder.takes_over(unnoted)
-    return len(entries), unnoted
+    return CaughtUp(len(entries), unnoted, refused)
 
 
 def _last_said(entries: list[Entry], said: list[bytes]) -> list[bytes]:
