@@ -533,6 +533,56 @@ def test_all_killed_at_once_is_said_and_unmounted(mount_with: Callable[[str], Mo
     assert str(path) not in Path("/proc/self/mountinfo").read_text()
 
 
+def descendants(pid: int) -> list[int]:
+    """All that the process has started, and those that they have, in that order."""
+    found = [pid]
+    for each in found:
+        found += map(int, Path(f"/proc/{each}/task/{each}/children").read_text().split())
+    return found[1:]
+
+
+def test_supervisor_that_gives_up_leaves_alone_what_else_is_mounted_there(tmp_path: Path) -> None:
+    path = tmp_path / "twice"
+    path.mkdir()
+    first = Mount(path, "survive", tmp_path / "first")
+    try:
+        wait_for_checkpoint(first)
+        held = os.open(path / "metrics", os.O_RDONLY)
+        subprocess.run(["fusermount3", "-uz", path], check=True)
+        wait_until(lambda: "detached" in first.log(), "the first to notice")
+        second = Mount(path, "nosurvive", tmp_path / "second")
+        try:
+            for pid in reversed(descendants(first.process.pid)):
+                os.kill(pid, signal.SIGKILL)
+            assert first.process.wait(LIMIT) == 2
+            assert is_mounted(path) and (path / "metrics").read_text()
+        finally:
+            second.close()
+    finally:
+        first.close()
+    os.close(held)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a tmpfs over it")
+def test_supervisor_that_gives_up_says_what_is_mounted_over_it(tmp_path: Path) -> None:
+    path = tmp_path / "covered"
+    path.mkdir()
+    mount = Mount(path, "survive", tmp_path / "log")
+    try:
+        wait_for_checkpoint(mount)
+        below = descendants(mount.process.pid)
+        subprocess.run(["mount", "-t", "tmpfs", "none", path], check=True)
+        (path / "theirs").touch()
+        for pid in reversed(below):
+            os.kill(pid, signal.SIGKILL)
+        assert mount.process.wait(LIMIT) == 2
+        assert "cannot be unmounted: another filesystem is mounted over it" in mount.log()
+        assert (path / "theirs").exists()
+        subprocess.run(["umount", path], check=True)
+    finally:
+        mount.close()
+
+
 def test_successors_that_die_before_they_serve_are_tried_twenty_times(tmp_path: Path) -> None:
     path, log = tmp_path / "alone", tmp_path / "log"
     path.mkdir()

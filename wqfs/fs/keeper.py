@@ -65,12 +65,6 @@ def run(arguments: Sequence[str]) -> None:
     mountpoint, device = arguments
     with socket.socket(fileno=0) as server:
         while word := server.recv(_MESSAGE_MAX):
-            complaint = _unmount(mountpoint, device, lazy=word == _WORDS[True]) if word in _WORDS.values() else "what?"
+            is_order = word in _WORDS.values()
+            complaint = mounting.try_unmount(mountpoint, word == _WORDS[True], device) if is_order else "what?"
             server.send(complaint.encode(errors="replace")[:_MESSAGE_MAX] or _DONE)
-
-
-def _unmount(mountpoint: str, device: str, *, lazy: bool) -> str:
-    there = mounting.mounted_at(mountpoint)
-    if there is None or there.device != device:
-        return ""  # gone, or somebody else's by now
-    return mounting.try_unmount(mountpoint, lazy)

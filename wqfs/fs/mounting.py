@@ -255,11 +255,11 @@ def _explained(complaint: str, mountpoint: str) -> MountFailed:
     return MountFailed(f"Mounting on {mountpoint} failed: {text or 'fusermount3 said nothing'}.")
 
 
-def unmount(mountpoint: str, lazy: bool, by: Callable[[str, bool], str] | None = None) -> bool:
+def unmount(mountpoint: str, lazy: bool, by: Callable[[str, bool], str] | None = None, device: str = "") -> bool:
     """Unmount; lazy: even while it is in use. Returns whether no wqfs is mounted there any more, for
     somebody else may have unmounted it meanwhile; logs why one still is, if lazy. by: who does it instead of
-    `try_unmount`."""
-    complaint = (by or try_unmount)(mountpoint, lazy)
+    `try_unmount`, for the mount that it knows; device: see there."""
+    complaint = by(mountpoint, lazy) if by else try_unmount(mountpoint, lazy, device)
     if complaint and lazy:
         log.error("%s: cannot be unmounted: %s", mountpoint, complaint)
     return not complaint
@@ -281,8 +281,15 @@ def clone(fuse_fd: int) -> int:
     return fd
 
 
-def try_unmount(mountpoint: str, lazy: bool) -> str:
-    """As `unmount`, but returns what fusermount3 said when a wqfs is still mounted there, else ""."""
+def try_unmount(mountpoint: str, lazy: bool, device: str = "") -> str:
+    """As `unmount`, but returns what fusermount3 said when a wqfs is still mounted there, else "". device:
+    `major:minor` of the only one that is meant; another one there is left alone."""
+    if device:
+        stack = [each.device for each in mount_table() if each.mountpoint == mountpoint]
+        if device not in stack:
+            return ""
+        if stack[-1] != device:
+            return "another filesystem is mounted over it"
     command = [_fusermount(), "-u", *(["-z"] if lazy else []), "--", mountpoint]
     environment = {**os.environ, "LC_ALL": "C"}
     try:

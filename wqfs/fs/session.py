@@ -278,7 +278,7 @@ class _Session:
 
     def unmount(self, lazy: bool) -> bool:
         """As mounting.unmount."""
-        return mounting.unmount(self.mountpoint, lazy, self.privileged.try_unmount)
+        return mounting.unmount(self.mountpoint, lazy, self.privileged.try_unmount, self.number)
 
 
 def _greeted(on_started: Callable[[], object], on_ready: Callable[[], object] | None, mountpoint: str) -> None:

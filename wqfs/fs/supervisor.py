@@ -119,6 +119,8 @@ class _Supervisor:
         try_unmount: Callable[[str, bool], str] | None,
     ) -> None:
         self._mountpoint = mountpoint
+        there = mounting.mounted_at(mountpoint)
+        self._device = "" if there is None else there.device
         self._try_unmount = try_unmount
         self._daemon = pid
         self._hears = hears
@@ -203,7 +205,7 @@ class _Supervisor:
             while time.monotonic() < end and os.waitpid(self._daemon, os.WNOHANG)[0] == 0:
                 time.sleep(0.01)
         self._kill_the_rest()
-        mounting.unmount(self._mountpoint, lazy=True, by=self._try_unmount)
+        mounting.unmount(self._mountpoint, lazy=True, by=self._try_unmount, device=self._device)
         signal.signal(signal.SIGABRT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGABRT)
 
@@ -284,7 +286,7 @@ class _Supervisor:
             why = f"{self._tried} successors in a row died before they served"
         log.error("%s: %s; unmounted, its users find it gone", self._mountpoint, why)
         self._kill_the_rest()
-        mounting.unmount(self._mountpoint, lazy=True, by=self._try_unmount)
+        mounting.unmount(self._mountpoint, lazy=True, by=self._try_unmount, device=self._device)
         return 2
 
 
