@@ -8,11 +8,13 @@ import os
 import struct
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from mmap import PAGESIZE
 
 import pytest
 
 from wqfs.abi import fuse
+from wqfs.event import Log
 from wqfs.fs import taking_over
 from wqfs.fs.channel_limits import BUFFER_SIZE
 from wqfs.fs.filesystem import Filesystem
@@ -20,6 +22,7 @@ from wqfs.fs.journal import BUSY_S, FULL, SIZE, WORN_S, Entry, Journal
 from wqfs.fs.options import Options
 from wqfs.fs.recorder import Clock, Recorder
 from wqfs.fs.taking_over import DEADLY, CaughtUp
+from wqfs.kept import EVENT_BYTES
 
 OPEN_READ, OPEN_WRITE = os.O_RDONLY, os.O_WRONLY
 ME = (0, 0, 7)
@@ -274,6 +277,38 @@ def test_close_that_was_read_and_not_noted_is_done_where_nothing_is_sent_again(s
     assert set(one_more.recorder.channel.handles) == {records}
     taking_over.nothing_is_sent_again(one_more.recorder, one_more.caught_up.unnoted_close)
     assert set(one_more.recorder.channel.handles) == {records}
+
+
+@pytest.mark.parametrize("looks_at", ["log", "nothing", "log twice"])
+def test_who_let_go_of_what_was_too_much_has_let_go_of_it(start: Start, looks_at: str) -> None:
+    """Which of them, and when, hangs on who has looked at what, which is not done again."""
+    from wqfs.fs import nodes
+
+    def start_small() -> tuple[Machine, int, int]:
+        machine, _, records = start()
+        watches = machine.filesystem.watches
+        watches.limits = replace(watches.limits, memory=10 * EVENT_BYTES)
+        watches.decide(None)
+        (watch,) = watches.by_number.values()
+        for place in nodes.EVENTS, nodes.LOG:
+            fhs[place] = machine.filesystem.open(place, watch, OPEN_READ, ME)
+        return machine, fhs[nodes.EVENTS], records
+
+    fhs: dict[nodes.Place, int] = {}
+    machine, events, records = start_small()
+    for number in range(40):
+        machine.write(records, RECORD)
+        if number in {"log": (8,), "log twice": (3, 30), "nothing": ()}[looks_at]:
+            machine.read(fhs[nodes.LOG])
+    next_one = successor(machine, start_small)
+    for each in machine, next_one:
+        each.sent.clear()
+        (watch,) = each.filesystem.watches.by_number.values()
+        (log,) = (sink for sink in watch.sinks if isinstance(sink, Log))
+        each.read(events)
+        each.sent.append(bytes(log.text()))
+    assert machine.sent[0][16:] == next_one.sent[0][16:] and machine.sent[1:] == next_one.sent[1:]
+    assert b"lost" in machine.sent[0] and b"cut" in machine.sent[1], "there was too much"
 
 
 def test_request_over_which_all_die_is_answered_with_eio(start: Start) -> None:

@@ -446,5 +446,5 @@ class Log:
             self._fresh.clear()
             self._recount()
             if self._kept is not None:
-                self._kept.check()  # this one may be cut by it
+                self._kept.look()  # this one may be cut by it
         return self._text

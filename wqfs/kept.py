@@ -64,14 +64,16 @@ class Account:
 
 
 class Kept:
-    """limit: bytes; used: of them; on_full: called where more than that are used, and lets go of some."""
+    """limit: bytes; used: of them; checks: how often was checked; on_full: called where more than the limit are used,
+    with that number, or 0 where somebody only looked, and lets go of some."""
 
-    __slots__ = ("_batch", "_left", "_users", "limit", "on_full", "used")
+    __slots__ = ("_batch", "_left", "_users", "checks", "limit", "on_full", "used")
 
     def __init__(self, limit: int = 128 << 20) -> None:
         self.limit = limit
         self.used = 0
-        self.on_full: Callable[[], object] = _nothing
+        self.checks = 0
+        self.on_full: Callable[[int], object] = _nothing
         self._batch = Batch(self)
         self._left = _BATCH
         self._users: dict[int, int] = {}  # bytes of each, of those who have some
@@ -92,8 +94,14 @@ class Kept:
 
     def check(self) -> None:
         """Let go of something where too much is kept."""
+        self.checks += 1
         if self.used > self.limit:
-            self.on_full()
+            self.on_full(self.checks)
+
+    def look(self) -> None:
+        """`check`, by who made a text of what is kept."""
+        if self.used > self.limit:
+            self.on_full(0)
 
     def take(self, size: int, uid: int) -> bool:
         """Count `size` bytes of a user, if they are not too many."""
@@ -114,5 +122,5 @@ class Kept:
             self._users.pop(uid, None)
 
 
-def _nothing() -> None:
+def _nothing(check: int) -> None:
     pass

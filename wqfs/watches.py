@@ -57,6 +57,10 @@ class Limits:
     memory: int = 128 << 20
 
 
+Sink = tuple[int, int]
+"""The number of a watch, and which of its sinks."""
+
+
 class Watches:
     """All watches of a mount, and the count of events.
 
@@ -86,6 +90,9 @@ class Watches:
         """The number of the last event, 0 before the first."""
         self.kept = Kept(limits.memory)
         self.kept.on_full = self._let_go_of_some
+        self.on_let_go: Callable[[int, list[Sink]], object] = _nothing
+        """Told which of whose events were let go of because too much was kept, and at which check: see Kept."""
+        self._decided: dict[int, list[Sink]] | None = None
         self.few = 16
         """Events of a command that are told one by one; more are told together (wqfs.together)."""
         self._together = False
@@ -234,14 +241,44 @@ class Watches:
         text = sum([text_bytes(value) for value in names.values() if value.__class__ is str])
         return Event(self.last_event, now_ns, record, names, self.kept.batch(EVENT_BYTES + text))
 
-    def _let_go_of_some(self) -> None:
+    def _let_go_of_some(self, check: int) -> None:
         """Too many bytes are kept: those who keep most lose what they have, until a quarter is free."""
+        if self._decided is not None:
+            self.let_go(self._decided.pop(check, []))
+            return
+        most = sorted(
+            (
+                (sink.held, number, at)
+                for number, watch in self.by_number.items()
+                for at, sink in enumerate(watch.sinks)
+            ),
+            key=lambda each: each[0],
+            reverse=True,
+        )
         self.kept.end_batch()
-        sinks = [sink for watch in self.by_number.values() for sink in watch.sinks]
-        for sink in sorted(sinks, key=lambda sink: sink.held, reverse=True):
+        gone: list[Sink] = []
+        for _, number, at in most:
             if self.kept.used <= self.kept.limit * 3 // 4:
                 break
-            sink.drop(self.last_event)
+            gone.append((number, at))
+            self.by_number[number].sinks[at].drop(self.last_event)
+        self.on_let_go(check, gone)
+
+    def let_go(self, sinks: list[Sink]) -> None:
+        """Have these lose what they have, as they did once."""
+        if sinks:
+            self.kept.end_batch()
+        for number, at in sinks:
+            self.by_number[number].sinks[at].drop(self.last_event)
+
+    def decide(self, decided: dict[int, list[Sink]] | None) -> None:
+        """decided: who loses at which check, whatever is kept; it is emptied by that. None: as too much is kept. What
+        was looked at takes other memory than what was not, so who does again what was done must be told."""
+        if decided is None:
+            self.kept.limit = self.limits.memory
+        else:
+            self.kept.limit = -1  # each check asks
+        self._decided = decided
 
     def publish(
         self,
@@ -420,3 +457,7 @@ _RAW: dict[str, str | int | bool] = {"raw": True}
 # Of a record: the three bytes of its type, and what they are for META.
 _TYPE_BYTES = slice(0, 3) if sys.byteorder == "little" else slice(1, 4)
 _META = bytes(3)
+
+
+def _nothing(check: int, gone: list[Sink]) -> None:
+    pass

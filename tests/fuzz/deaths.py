@@ -6,10 +6,12 @@ import errno
 import os
 import random
 import re
+from dataclasses import replace
 from typing import Any, Final
 
 from tests.fuzz.channel import Broken, World, no_memory
 from wqfs.abi import fuse
+from wqfs.event import Log
 from wqfs.fs.channel import Channel
 from wqfs.fs.filesystem import Filesystem
 from wqfs.fs.handles.queue import QueueHandle
@@ -19,6 +21,8 @@ from wqfs.fs.options import Options
 from wqfs.fs.recorder import Clock, Recorder
 from wqfs.fs.taking_over import catch_up
 
+MEMORY: Final = 20_000
+"""Bytes of events that may be kept, in half of the conversations."""
 _CHANGES: Final = {"mkdir": fuse.MKDIR, "rmdir": fuse.RMDIR, "open": fuse.OPEN, "setattr": fuse.SETATTR}
 
 
@@ -38,6 +42,7 @@ class Mortal(World):
     recorder: Recorder
 
     def __init__(self, seed: int) -> None:
+        self.seed = seed
         self._next_name = 1 << 40
         super().__init__(seed)
         self.recorder.journal.turn_to(1)  # the checkpoint
@@ -50,6 +55,10 @@ class Mortal(World):
         recorder.attach(channel)
         filesystem = recorder.filesystem = Filesystem(options, 0, 0, recorder.fetch, recorder.clock)
         filesystem.note = recorder
+        if self.seed % 2:  # so little that those who have most must let go of it
+            watches = filesystem.watches
+            watches.limits = replace(watches.limits, memory=MEMORY)
+            watches.kept.limit = MEMORY
         recorder.journal.turn_to(1)
         return filesystem, channel
 
@@ -100,6 +109,10 @@ class Mortal(World):
                 watch.name, watch.uid, watch.handles, len(queue), queue.bytes, queue.loss_next, queue.depth,
                 queue.filtered, queue.readers, [entry.label for entry in watch.entries], watch.everything,
             )  # fmt: skip
+        for watch in fs.watches.by_number.values():
+            for log in watch.sinks:
+                if isinstance(log, Log):
+                    found[f"log of {watch.number}"] = bytes(log.text())
         for fh, handle in channel.handles.items():
             if isinstance(handle, QueueHandle | EventsHandle):
                 data = []

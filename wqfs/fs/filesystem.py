@@ -31,7 +31,7 @@ from wqfs.sim.command import Actor
 from wqfs.sim.limits import SimLimits
 from wqfs.sim.system import System
 from wqfs.watch import Watch
-from wqfs.watches import Limits, Watches
+from wqfs.watches import Limits, Sink, Watches
 
 COLLECTOR_DELAY_NS: Final = 50_000_000
 """How long after a program's own call (sim/calls) the removal of a key that it ended is told. A kernel's collector
@@ -53,6 +53,9 @@ class Note:
 
     def hung_up(self) -> None:
         """All watches have hung up."""
+
+    def let_go(self, check: int, gone: list[Sink]) -> None:
+        """See Watches.on_let_go."""
 
     def flush(self) -> None:
         """Nothing more has to be noted for what was said to the kernel."""
@@ -129,6 +132,7 @@ class Filesystem:
         self.mount_changes = Changes()
         self.channel: Channel
         self.note: Note = Note()
+        self.watches.on_let_go = self._has_let_go
         """Told of what has to be done again by a successor; by default nobody is."""
         self.on_schedule: Callable[[], object] = _nothing
         """Called when `collect` has to be called at another time than it said."""
@@ -393,6 +397,9 @@ class Filesystem:
         self.note.flush()
         self._schedule = (due_ns, self.system.ahead_ns)
         return self._schedule[0]
+
+    def _has_let_go(self, check: int, gone: list[Sink]) -> None:
+        self.note.let_go(check, gone)
 
     def collect_keys(self) -> int:
         """The time, with the keys that it has ended collected: before their texts are made."""

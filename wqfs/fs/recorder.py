@@ -30,8 +30,9 @@ from wqfs.fs.filesystem import Filesystem, Note
 from wqfs.fs.handles.base import Caller
 from wqfs.fs.handles.fetching import Fetch
 from wqfs.fs.journal import Entry, Journal
+from wqfs.watches import Sink
 
-MESSAGE, MEMORY_MESSAGE, NAME, REPLY, COLLECT, END_WAITS, HANG_UP, TAKE_OVER, FETCHED = range(1, 10)
+MESSAGE, MESSAGE_AND_MORE, NAME, REPLY, COLLECT, END_WAITS, HANG_UP, TAKE_OVER, FETCHED, LET_GO = range(1, 11)
 _RESEND: Final = fuse.FUSE_UNIQUE_RESEND
 _U32 = struct.Struct("=I")
 _UNIQUE = struct.Struct("=Q").unpack_from
@@ -85,6 +86,10 @@ class Recorder(Note):
         """fh -> the kernel's `kh`, of files that were ever polled."""
         self._held: list[bytes] = []
         self._memory: list[tuple[int, str] | None] = []
+        self._let_go: list[tuple[int, list[Sink]]] = []
+        """Of whose events was let go, and is not noted yet."""
+        self._decided: dict[int, list[Sink]] = {}
+        """The same, of what is done again: see Watches.decide."""
         self._fetched = 0
         self._fetching: dict[int, Take] = {}
         """What is being read of callers' memory, and who takes it: by the number of the read."""
@@ -106,7 +111,19 @@ class Recorder(Note):
     def __getstate__(self) -> dict[str, object]:
         """Between two requests, while nothing is asked of pyfuse3. Without what `come_back` makes anew; who waits for a
         look into memory asks again."""
-        made_anew = ("journal", "send", "forward", "drain", "real_fetch", "_asked", "_fetching", "_message", "_unnoted")
+        made_anew = (
+            "journal",
+            "send",
+            "forward",
+            "drain",
+            "real_fetch",
+            "_asked",
+            "_decided",
+            "_fetching",
+            "_let_go",
+            "_message",
+            "_unnoted",
+        )
         return {name: value for name, value in self.__dict__.items() if name not in made_anew}
 
     @property
@@ -118,7 +135,7 @@ class Recorder(Note):
         """After the attributes were written down and read back, in another process."""
         self.journal = journal
         self._message = memoryview(b"")
-        self._asked, self._fetching = {}, {}
+        self._asked, self._decided, self._fetching, self._let_go = {}, {}, {}, []
         self._unnoted = self.channel.servers
         self._go_live()
         self.filesystem.come_back(self)
@@ -151,13 +168,17 @@ class Recorder(Note):
         if size > 0:
             if len(message) > self._least:
                 self._note(size)
+            elif self._let_go:
+                self._note_let_go()
         elif not size:
             self._held.append(message)
             return
         self.send(message)
 
     def show(self, message: bytes) -> None:
-        """The channel's `show`: nothing to note."""
+        """The channel's `show`: nothing to note, but what a look at a log has let go of."""
+        if self._let_go:
+            self._note_let_go()
         if self._size:
             self.send(message)
         else:
@@ -206,9 +227,10 @@ class Recorder(Note):
         journal, clock, message = self.journal, self.clock, self._message
         # A read does not ask for the time. Who has not asked yet may still do so, and is to be told the same again.
         now_ns = clock.now_ns or (0 if self._least else clock())
-        if self._memory:
-            read, self._memory = pickle.dumps(self._memory), []
-            journal.append(MEMORY_MESSAGE, now_ns, _U32.pack(len(read)) + read + message[:size])
+        if self._memory or self._let_go:
+            more = pickle.dumps((self._memory, self._let_go))
+            self._memory, self._let_go = [], []
+            journal.append(MESSAGE_AND_MORE, now_ns, _U32.pack(len(more)) + more + message[:size])
         elif message is journal.room:
             journal.commit(MESSAGE, now_ns, size)
         else:
@@ -296,6 +318,8 @@ class Recorder(Note):
         """All requests that were there are carried out: what is done now is done for another reason."""
         self._size = _OUTSIDE
         self.clock.tick()
+        if self._let_go:
+            self._note_let_go()
         if self._held:  # of a request that was none, and not carried out
             self._flush()
 
@@ -315,9 +339,25 @@ class Recorder(Note):
             self._memory.append(None)
         self._fetching[number] = take
 
+    def let_go(self, check: int, gone: list[Sink]) -> None:
+        """Of events was let go, to be noted with the reason for it; if that is noted already, for itself."""
+        self._let_go.append((check if self._size != _NOTED else 0, gone))
+
+    def _note_let_go(self) -> None:
+        gone, self._let_go = self._let_go, []
+        self.journal.append(LET_GO, 0, pickle.dumps(gone))
+        if self._size > 0:
+            self._size = _NOTED  # the request that is carried out lay there, and need not be noted
+
+    def _append(self, kind: int, payload: bytes) -> None:
+        """Note something that is no request."""
+        if self._let_go:
+            self._note_let_go()
+        self.journal.append(kind, self.clock(), payload)
+
     def _arrived(self, number: int, answer: bytes | OSError) -> None:
         noted = (answer.errno, answer.strerror) if isinstance(answer, OSError) else answer
-        self.journal.append(FETCHED, self.clock(), pickle.dumps((number, noted)))
+        self._append(FETCHED, pickle.dumps((number, noted)))
         self._fetching.pop(number)(answer)
 
     # -- what else happens
@@ -332,7 +372,7 @@ class Recorder(Note):
         opcode = _NAME_OPCODES[change[0]]
         unique = next((asked for asked, kind in self._asked.items() if kind == opcode), 0)
         self._changed_by = unique
-        self.journal.append(NAME, self.clock(), pickle.dumps((unique, change)))
+        self._append(NAME, pickle.dumps((unique, change)))
         self._flush()
 
     def replied(self, reply: bytes) -> None:
@@ -340,6 +380,8 @@ class Recorder(Note):
         unique = fuse.OUT_HEADER.unpack_from(reply)[2]
         self._asked.pop(unique, None)
         reply = self.channel.answered(reply)
+        if self._let_go:  # somebody asked for the size of a log
+            self._note_let_go()
         if unique == self._changed_by:
             self._changed_by = 0
             self.journal.append(REPLY, self.clock(), reply)
@@ -351,7 +393,7 @@ class Recorder(Note):
     def collected(self, due: bool) -> None:
         """The keys' time was looked at; due: and something was to be done."""
         if due and not self._replaying:
-            self.journal.append(COLLECT, self.clock(), b"")
+            self._append(COLLECT, b"")
             # Who is woken by that is answered for that, also where somebody has only looked at the keys.
             size, self._size = self._size, _NOTED
             self.channel.wake()
@@ -362,7 +404,7 @@ class Recorder(Note):
         ended = list(uniques)
         self._end_waits(ended, number)
         if not self._replaying:
-            self.journal.append(END_WAITS, self.clock(), pickle.dumps((ended, number)))
+            self._append(END_WAITS, pickle.dumps((ended, number)))
             self._flush()
 
     def _end_waits(self, uniques: Iterable[int], number: int) -> None:
@@ -372,7 +414,7 @@ class Recorder(Note):
     def hung_up(self) -> None:
         """The filesystem has hung up."""
         if not self._replaying:
-            self.journal.append(HANG_UP, self.clock(), b"")
+            self._append(HANG_UP, b"")
             self._flush()
 
     def flush(self) -> None:
@@ -388,9 +430,11 @@ class Recorder(Note):
         self._replaying = True
         self.channel.servers = self._unnoted
         self._held, self._memory = [], []
+        self.filesystem.watches.decide(self._decided)
         try:
             yield
         finally:
+            self.filesystem.watches.decide(None)
             self._replaying = False
             self._go_live()
 
@@ -413,6 +457,7 @@ class Recorder(Note):
                 self._answers[unique] = reply
         while len(self._answers) > _ANSWERS:
             del self._answers[next(iter(self._answers))]
+        self._decided.clear()
         self._fetching.clear()  # who asked waits, and asks again
         self.channel.forget_waits()
 
@@ -432,11 +477,12 @@ class Recorder(Note):
 
     def _again(self, entry: Entry) -> None:
         payload = entry.payload
-        if entry.kind == MEMORY_MESSAGE:
+        if entry.kind == MESSAGE_AND_MORE:
             (size,) = _U32.unpack_from(payload)
-            self._memory = pickle.loads(payload[4 : 4 + size])
+            self._memory, gone = pickle.loads(payload[4 : 4 + size])
+            self._let_go_again(gone)
             payload = payload[4 + size :]
-        if entry.kind in (MESSAGE, MEMORY_MESSAGE):
+        if entry.kind in (MESSAGE, MESSAGE_AND_MORE):
             message = memoryview(bytearray(payload))
             _, opcode, _ = _START(message)
             self.channel.receive(message, len(payload))
@@ -453,9 +499,18 @@ class Recorder(Note):
             self._end_waits(*pickle.loads(payload))
         elif entry.kind == HANG_UP:
             self.filesystem.hang_up()
+        elif entry.kind == LET_GO:
+            self._let_go_again(pickle.loads(payload))
         elif entry.kind == FETCHED:
             number, noted = pickle.loads(payload)
             self._fetching.pop(number)(OSError(*noted) if isinstance(noted, tuple) else noted)
+
+    def _let_go_again(self, gone: list[tuple[int, list[Sink]]]) -> None:
+        for check, sinks in gone:
+            if check:
+                self._decided[check] = sinks
+            else:
+                self.filesystem.watches.let_go(sinks)
 
     def nothing_comes_again(self) -> None:
         """The answers of daemons before this one are asked for no more: all have been, or ended with who read them."""
