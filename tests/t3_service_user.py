@@ -16,6 +16,7 @@ import pytest
 
 from tests.t1_run_numbers import HEADERS
 from tests.t3_supervision import Manager
+from tests.t3_survive import check_deaths
 from tests.tools import (
     LIMIT,
     MOUNT_COMMAND,
@@ -59,15 +60,28 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
+def assert_no_privilege(pid: int) -> None:
+    status = status_of(pid)
+    assert status["Uid"].split() == status["Gid"].split() == [str(SERVICE)] * 4
+    assert status["Groups"].split() == []
+    assert {int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
+    assert status["NoNewPrivs"] == "1"
+    if os.uname().machine in privileges.MACHINES:
+        assert status["Seccomp"] == "2"
+
+
 def test_server_has_no_privilege_left(served: Mount) -> None:
     for pid in {served.process.pid, served.daemon}:
-        status = status_of(pid)
-        assert status["Uid"].split() == status["Gid"].split() == [str(SERVICE)] * 4
-        assert status["Groups"].split() == []
-        assert {int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
-        assert status["NoNewPrivs"] == "1"
-        if os.uname().machine in privileges.MACHINES:
-            assert status["Seccomp"] == "2"
+        assert_no_privilege(pid)
+
+
+def test_checkpoint_has_no_privilege_either_and_who_unmounts_is_root(served: Mount) -> None:
+    wait_until(lambda: "wqfs-checkpoint" in names_below(served.process.pid), "a checkpoint")
+    daemon = served.daemon
+    (checkpoint,) = children_of(daemon)
+    assert_no_privilege(checkpoint)
+    (keeper,) = set(children_of(served.process.pid)) - {daemon}
+    assert status_of(keeper)["Uid"].split() == ["0"] * 4
 
 
 def test_server_has_the_groups_of_a_user_with_a_name() -> None:
@@ -155,6 +169,14 @@ def test_successor_has_no_privilege_either(served: Mount) -> None:
     served.process.send_signal(signal.SIGTERM)
     assert served.process.wait(LIMIT) == 0
     assert not is_mounted(served.path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_killed_fifty_times_every_event_comes_once() -> None:
+    with public_mount(f"{OPTIONS},survive,depth=512") as served:
+        wait_until(lambda: "wqfs-checkpoint" in names_below(served.process.pid), "a checkpoint")
+        check_deaths(served, 50, 3, limit=250)
 
 
 def test_ready_and_watchdog(tmp_path: Path) -> None:

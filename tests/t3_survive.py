@@ -541,6 +541,37 @@ def descendants(pid: int) -> list[int]:
     return found[1:]
 
 
+def test_supervisor_has_nothing_loaded_that_serves(mount: Mount) -> None:
+    def loaded(pid: int) -> set[str]:
+        libraries = re.findall(r"\S+\.so\S*", Path(f"/proc/{pid}/maps").read_text())
+        return {name for name in ("pyfuse3", "libfuse3") for path in libraries if name in path}
+
+    assert loaded(daemon(mount)) == {"pyfuse3", "libfuse3"} and loaded(mount.process.pid) == set()
+
+
+def test_supervisor_that_is_killed_is_not_missed(mount: Mount) -> None:
+    folder = mount.watch()
+    below = descendants(mount.process.pid)
+    fd = os.open(folder / "queue", os.O_RDONLY)
+    waits = Call(os.read, fd, 4096)
+    mount.wait_for_readers(folder)
+    mount.process.kill()
+    mount.process.wait()
+    (pid,) = (pid for pid in below if Path(f"/proc/{pid}/comm").read_text() == "wqfs\n")
+    os.kill(pid, signal.SIGKILL)
+    deliver(mount, record(1))
+    assert numbers(waits.result()) == [1]
+    os.close(fd)
+    subprocess.run(["fusermount3", "-u", mount.path], check=True)
+    wait_until(lambda: not running_with(str(mount.path)), "all to end")
+
+
+def running_with(argument: str) -> list[str]:
+    """The processes with it in their command line, as pgrep sees them."""
+    found = subprocess.run(["pgrep", "-f", argument], capture_output=True, text=True, check=False)
+    return found.stdout.split()
+
+
 def test_supervisor_that_gives_up_leaves_alone_what_else_is_mounted_there(tmp_path: Path) -> None:
     path = tmp_path / "twice"
     path.mkdir()
