@@ -112,6 +112,13 @@ SENSIBLE = {
         b",".join
     ),
     "scenario": TOML,
+    "depth": st.lists(NUMBERS | NOISE, max_size=2).map(b"\n".join),
+    "ioctl": st.lists(
+        st.tuples(st.integers(0, 255), RECORDS | NOISE | st.binary(max_size=255)).map(
+            lambda pair: bytes((pair[0], min(255, len(pair[1])))) + pair[1][:255]
+        ),
+        max_size=8,
+    ).map(b"".join),
 }
 
 

@@ -17,7 +17,7 @@ from typing import Final
 
 CORPUS: Final = Path(__file__).resolve().parent / "corpus"
 FOUND: Final = Path(__file__).resolve().parents[2] / ".fuzz"
-_KEPT_MAX: Final = 160
+_KEPT_MAX: Final = 400
 """Bytes of an input that is kept."""
 _FOUND: Final = "found.hex"
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from collections.abc import Callable
+from itertools import islice
 from typing import Final
 
 from tests.fuzz.channel import DOCUMENTED
@@ -26,9 +28,11 @@ from wqfs.sim import Simulation, key_views, objects, scenario_toml, views
 from wqfs.sim.command import Actor
 from wqfs.sim.errors import Refused
 from wqfs.sim.language import quote, split
+from wqfs.sim.scenario import schedule
 from wqfs.watches import Limits
 
 MAX_LINE: Final = 4096
+_IOCTLS: Final = sorted(ioctls.OF_WQFS)
 _LIMITS: Final = Limits(objects=8, events_depth=64, log_events=64)
 
 
@@ -186,12 +190,54 @@ def scenarios(data: bytes) -> None:
         assert str(error)
         return
     assert scenario_toml.parse(scenario_toml.format(found)) == found
+    times = [each.at_ns for each in islice(schedule(found), 1000)]
+    assert times == sorted(times) and len(times) == min(1000, sum(step.repeat for step in found.steps))
+    assert times == [each.at_ns for each in islice(schedule(found, found.seed), 1000)]
+
+
+def _filesystem() -> Filesystem:
+    filesystem = Filesystem(parse_options(""), 0, 0, lambda address, caller, take: None, now_ns=lambda: 1)
+    filesystem.channel = Channel(lambda reply: None, lambda request: None)
+    return filesystem
+
+
+def depth_lines(data: bytes) -> None:
+    """The text of `depth`; what it then shows, written again, is the same."""
+    filesystem = _filesystem()
+    watch = filesystem.make_watch("w", 0, 0)
+    handle = filesystem.channel.handles[filesystem.open(nodes.DEPTH, watch, 2, (0, 0, 1))]
+    taken = handle.write(memoryview(data), 0, (0, 0, 1))
+    assert taken == len(data) or -taken in DOCUMENTED
+    depth = watch.queue.depth
+    if data and taken > 0:
+        assert handle.read(0, 100, 0) == f"{depth}\n".encode()
+
+
+def queue_ioctls(data: bytes) -> None:
+    """What the ioctls of a queue take: by twos of bytes which one, and how much of the rest; filled up with zeros."""
+    filesystem = _filesystem()
+    post = filesystem.channel.handles[filesystem.open(nodes.POST, None, os.O_WRONLY, (0, 0, 1))]
+    post.write(memoryview(b"key add user k v @s\n"), 0, (0, 0, 1))
+    watch = filesystem.make_watch("w", 0, 0)
+    handle = filesystem.channel.handles[filesystem.open(nodes.QUEUE, watch, 0, (0, 0, 1))]
+    while len(data) > 2:
+        command, count, data = _IOCTLS[data[0] % len(_IOCTLS)], data[1], data[2:]
+        given, data = data[:count], data[count:]
+        size = command >> 16 & 0x3FFF
+        answer = handle.ioctl(command, 0, memoryview(given[:size].ljust(size, b"\0")), (0, 0, 1))
+        assert not isinstance(answer, int) or -answer in DOCUMENTED
+    while handle.read(0, 4096, os.O_NONBLOCK):
+        pass
+    log = filesystem.channel.handles[filesystem.open(nodes.LOG, watch, 0, (0, 0, 1))]
+    text = log.read(0, 1 << 20, 0)
+    assert isinstance(text, bytes)
+    for line in text.splitlines():
+        json.loads(line)
 
 
 def calls(data: bytes) -> None:
     """What `wqfs run` writes to sim/calls: one request of JSON a line."""
-    filesystem = Filesystem(parse_options(""), 0, 0, lambda address, caller, take: None, now_ns=lambda: 1)
-    filesystem.channel = Channel(lambda reply: None, lambda request: None)
+    filesystem = _filesystem()
     handle = filesystem.channel.handles[filesystem.open(nodes.CALLS, None, 2, (0, 0, 1))]
     for line in data.split(b"\n")[:40]:
         taken = handle.write(memoryview(line + b"\n"), 0, (0, 0, 1))
@@ -211,6 +257,8 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "records": raw_records,
     "event-lines": event_lines,
     "watch-path": watch_paths,
+    "depth": depth_lines,
+    "ioctl": queue_ioctls,
     "options": mount_options,
     "scenario": scenarios,
     "calls": calls,
