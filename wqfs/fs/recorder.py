@@ -317,7 +317,7 @@ class Recorder(Note):
     def outside(self) -> None:
         """All requests that were there are carried out: what is done now is done for another reason."""
         self._size = _OUTSIDE
-        self.clock.tick()
+        self.clock.now_ns = 0
         if self._let_go:
             self._note_let_go()
         if self._held:  # of a request that was none, and not carried out
