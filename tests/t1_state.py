@@ -94,7 +94,7 @@ def start(options: Options = Options()) -> Kept:  # noqa: B008  frozen
     clock.now_ns = START_NS
     recorder = Recorder(Journal(), clock)
     recorder.real_fetch = no_fetch
-    recorder.filesystem = filesystem = Filesystem(options, 0, 0, recorder.fetch, clock)
+    recorder.filesystem = filesystem = Filesystem(options, 0, 0, recorder.fetch, clock.read)
     recorder.attach(Channel(recorder.answer, recorder.pass_on, show=recorder.show, clock=time.monotonic))
     filesystem.note, filesystem.channel = recorder, recorder.channel
     recorder.journal.turn_to(1)

@@ -31,7 +31,7 @@ class _Clock(Clock):
         super().__init__()
         self._world = world
 
-    def __call__(self) -> int:
+    def read(self) -> int:
         self.now_ns = self.now_ns or self._world.now_ns
         return self.now_ns
 
@@ -53,7 +53,7 @@ class Mortal(World):
         recorder.real_fetch = no_memory
         channel = Channel(recorder.answer, recorder.pass_on, show=recorder.show, max_waiting=options.max_waiting)
         recorder.attach(channel)
-        filesystem = recorder.filesystem = Filesystem(options, 0, 0, recorder.fetch, recorder.clock)
+        filesystem = recorder.filesystem = Filesystem(options, 0, 0, recorder.fetch, recorder.clock.read)
         filesystem.note = recorder
         if self.seed % 2:  # so little that those who have most must let go of it
             watches = filesystem.watches

@@ -92,8 +92,9 @@ class Journal:
         """See to what is due where the next entry begins there; sets where something is due again."""
         self.is_full = self.is_due = at >= self._full_at
         self.look()
-        self._due_at = at + _AHEAD if self.is_full else min(at + _AHEAD, self._full_at)
-        end = min(self._due_at + _HEAD + BUFFER_SIZE + mmap.PAGESIZE - 1 & -mmap.PAGESIZE, self._end_at)
+        due_at = at + _AHEAD if self.is_full else min(at + _AHEAD, self._full_at)
+        self._due_word = due_at // _WORD
+        end = min(due_at + _HEAD + BUFFER_SIZE + mmap.PAGESIZE - 1 & -mmap.PAGESIZE, self._end_at)
         if end > self._in_place_to:
             _put_in_place(self.memory, self._in_place_to, end)
             self._in_place_to = end
@@ -130,12 +131,13 @@ class Journal:
         words, at = self._words, self._word_at
         words[at] = now_ns
         words[at + 1] = self._mark | kind << 24 | size
-        self._word_at = at = at + (size + 23 >> 3)
-        at <<= 3
-        words[at + 16 >> 3] = 0
-        self.room = self._bytes[at + 16 : at + 16 + BUFFER_SIZE]
-        if at >= self._due_at:
-            self._come_to(at)
+        at += size + 23 >> 3
+        self._word_at = at
+        words[at + 2] = 0
+        data = at * 8 + 16
+        self.room = self._bytes[data : data + BUFFER_SIZE]
+        if at >= self._due_word:
+            self._come_to(at * 8)
 
     def turn_to(self, generation: int, pid: int = 0) -> None:
         """From now on checkpoint `generation`, which waits in the process `pid`, counts, and what is appended comes

@@ -53,10 +53,12 @@ class Clock:
         self.now_ns = 0
         """0 where nobody has asked yet."""
 
-    def __call__(self) -> int:
-        if not self.now_ns:
-            self.now_ns = time.time_ns()
-        return self.now_ns
+    def read(self) -> int:
+        """Nanoseconds since the epoch, the same until `tick`."""
+        now_ns = self.now_ns
+        if not now_ns:
+            now_ns = self.now_ns = time.time_ns()
+        return now_ns
 
     def tick(self) -> None:
         """Something else is carried out now."""
@@ -226,7 +228,7 @@ class Recorder(Note):
         self._size = _NOTED
         journal, clock, message = self.journal, self.clock, self._message
         # A read does not ask for the time. Who has not asked yet may still do so, and is to be told the same again.
-        now_ns = clock.now_ns or (0 if self._least else clock())
+        now_ns = clock.now_ns or (0 if self._least else clock.read())
         if self._memory or self._let_go:
             more = pickle.dumps((self._memory, self._let_go))
             self._memory, self._let_go = [], []
@@ -317,7 +319,7 @@ class Recorder(Note):
     def outside(self) -> None:
         """All requests that were there are carried out: what is done now is done for another reason."""
         self._size = _OUTSIDE
-        self.clock.now_ns = 0
+        self.clock.tick()
         if self._let_go:
             self._note_let_go()
         if self._held:  # of a request that was none, and not carried out
@@ -353,7 +355,7 @@ class Recorder(Note):
         """Note something that is no request."""
         if self._let_go:
             self._note_let_go()
-        self.journal.append(kind, self.clock(), payload)
+        self.journal.append(kind, self.clock.read(), payload)
 
     def _arrived(self, number: int, answer: bytes | OSError) -> None:
         noted = (answer.errno, answer.strerror) if isinstance(answer, OSError) else answer
@@ -384,7 +386,7 @@ class Recorder(Note):
             self._note_let_go()
         if unique == self._changed_by:
             self._changed_by = 0
-            self.journal.append(REPLY, self.clock(), reply)
+            self.journal.append(REPLY, self.clock.read(), reply)
         self.send(reply)
         if self.channel.ready:
             self.channel.wake()
@@ -473,7 +475,7 @@ class Recorder(Note):
         self._asked.clear()
         self._changed_by = 0
         self.channel.forget_asked()
-        self.journal.append(TAKE_OVER, self.clock(), unnoted)
+        self.journal.append(TAKE_OVER, self.clock.read(), unnoted)
 
     def _again(self, entry: Entry) -> None:
         payload = entry.payload

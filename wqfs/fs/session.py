@@ -91,7 +91,7 @@ def serve(
             options,
             *(owner or (os.getuid(), os.getgid())),
             fetch if ours else fetch_nothing,
-            *(() if recorder is None else (recorder.clock,)),
+            *(() if recorder is None else (recorder.clock.read,)),
         )
         if recorder is not None:
             recorder.filesystem = filesystem
