@@ -100,6 +100,7 @@ def fan_out(shop: Workshop, server: Wqfs) -> None:
 
 def watch_memory(shop: Workshop, server: Wqfs) -> None:
     with shop.keeper.deadline(MAKE_S, "memory: mkdir of watches"):
+        server.warm_up()
         server.make_watch("first")
         before = settled_pss_kib(server.pid)
         for number in range(MANY):
@@ -135,6 +136,8 @@ def reader_memory(shop: Workshop, server: Mounted) -> None:
     if not isinstance(server, Wqfs):
         mode, each = "readers_apart", READ_BYTES + OPEN_BYTES
     with server.queue() as paths, shop.keeper.deadline(MAKE_S, f"memory: {MANY} readers"):
+        if isinstance(server, Wqfs):
+            server.warm_up()
         before = settled_pss_kib(server.pid)
         expected = bytes_read(server.pid) + MANY * each
         process, log = shop.client(mode, paths, MANY)

@@ -132,8 +132,8 @@ class Filesystem:
         self.mount_changes = Changes()
         self.channel: Channel
         self.note: Note = Note()
-        self.watches.on_let_go = self._has_let_go
         """Told of what has to be done again by a successor; by default nobody is."""
+        self.watches.on_let_go = self._has_let_go
         self.on_schedule: Callable[[], object] = _nothing
         """Called when `collect` has to be called at another time than it said."""
         self._schedule: tuple[int | None, int] = (None, 0)

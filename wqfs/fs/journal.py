@@ -46,8 +46,6 @@ FULL: Final = SIZE - (1 << 20)
 BUSY_S: Final = 0.2
 """After so many seconds of processor time a checkpoint is due as well: a successor has to do all of that again, but for
 the system calls, while everybody waits. A checkpoint takes some milliseconds."""
-
-
 WORN_S: Final = 0.05
 """After so many a checkpoint is worth its while once the daemon is at rest: what it has changed since is in memory
 twice, and is not where both have it alike."""

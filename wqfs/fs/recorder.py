@@ -113,19 +113,8 @@ class Recorder(Note):
     def __getstate__(self) -> dict[str, object]:
         """Between two requests, while nothing is asked of pyfuse3. Without what `come_back` makes anew; who waits for a
         look into memory asks again."""
-        made_anew = (
-            "journal",
-            "send",
-            "forward",
-            "drain",
-            "real_fetch",
-            "_asked",
-            "_decided",
-            "_fetching",
-            "_let_go",
-            "_message",
-            "_unnoted",
-        )
+        made_anew = ("journal", "send", "forward", "drain", "real_fetch", "_asked", "_decided", "_fetching", "_let_go",
+                     "_message", "_unnoted")  # fmt: skip
         return {name: value for name, value in self.__dict__.items() if name not in made_anew}
 
     @property
