@@ -285,11 +285,12 @@ def try_unmount(mountpoint: str, lazy: bool, device: str = "") -> str:
     """As `unmount`, but returns what fusermount3 said when a wqfs is still mounted there, else "". device:
     `major:minor` of the only one that is meant; another one there is left alone."""
     if device:
-        stack = [each.device for each in mount_table() if each.mountpoint == mountpoint]
-        if device not in stack:
-            return ""
-        if stack[-1] != device:
-            return "another filesystem is mounted over it"
+        with suppress(OSError):  # no descriptor is left to look with
+            stack = [each.device for each in mount_table() if each.mountpoint == mountpoint]
+            if device not in stack:
+                return ""
+            if stack[-1] != device:
+                return "another filesystem is mounted over it"
     command = [_fusermount(), "-u", *(["-z"] if lazy else []), "--", mountpoint]
     environment = {**os.environ, "LC_ALL": "C"}
     try:
