@@ -13,8 +13,9 @@ OURS = "wqfs"
 DIGITS = {"us": 2, "per_s": 0, "us_per_watch": 2, "ratio": 2, "kib": 2, "count": 0}
 WORDS = {"us": "us", "per_s": "/s", "us_per_watch": "us", "ratio": "", "kib": "KiB", "count": ""}
 METHOD = """\
-Medians over the rounds; within a round the servers take turns. Server and clients share one CPU in
-every row. The client is C (`client.c`), the same for all; every answer is checked, and in the
+Medians over the rounds; within a round the servers take turns. Ratios are medians too, of those of
+each round, so that a slow minute counts for both sides. Server and clients share one CPU in every
+row. The client is C (`client.c`), the same for all; every answer is checked, and in the
 throughput row each record's serial number. Operations are timed in batches of 256. Latency runs from
 just before the write to just after the read of a process that was blocked in it. Text commands go to
 one watch, whose full ring drops records during a write of 64 KiB (2,849 commands); it is drained
@@ -74,7 +75,7 @@ class Report:
 
     def verdict(self, row: Row, target: Target) -> tuple[str, ...]:
         ours = self.medians.get((row.key, OURS))
-        base = self.medians.get((row.key, target.against)) if target.against else 1.0
+        base = self.medians.get((row.key, target.against)) if target.against else ours
         word = "at least" if target.least else "at most"
         if target.against:
             asked = f"{word} {target.limit} x {target.against}"
@@ -83,7 +84,7 @@ class Report:
         if ours is None or base is None:
             self.unmeasured.append(row.key)
             return row.title, asked, "" if ours is None else show(ours, row.unit), "", "not measured"
-        value = ours / base
+        value = self.ratio(row.key, target.against) if target.against else ours
         seen = f"{value:.2f} x" if target.against else show(value, row.unit)
         met = value >= target.limit if target.least else value <= target.limit
         if met:
@@ -91,6 +92,11 @@ class Report:
         self.missed.append(row.key)
         by = f"by {abs(value / target.limit - 1):.0%}" if target.limit else f"by {show(value, row.unit)}"
         return row.title, asked, show(ours, row.unit), seen, f"MISSED {by}"
+
+    def ratio(self, key: str, peer: str) -> float:
+        """wqfs's figure in terms of the peer's: the median over the rounds that both have had."""
+        pairs = zip(self.figures.values[key, OURS], self.figures.values[key, peer], strict=False)
+        return median(ours / theirs for ours, theirs in pairs)
 
     def reasons(self) -> list[str]:
         """Why each missed row is missed; after `verdicts`."""
@@ -113,7 +119,7 @@ class Report:
         ours = self.medians.get((row.key, OURS))
         if value is None:
             return "failed" if (row.key, name) in self.figures.failures else "n/a"
-        ratio = f" ({ours / value:.2f} x)" if name != OURS and ours is not None and value else ""
+        ratio = f" ({self.ratio(row.key, name):.2f} x)" if name != OURS and ours is not None and value else ""
         return show(value, row.unit) + ratio
 
     def run_cost(self) -> list[str]:

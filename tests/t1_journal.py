@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import itertools
 import os
 import struct
 import time
@@ -37,17 +38,42 @@ def test_entries_come_back_as_they_were() -> None:
     assert list(journal.entries(1)) == [Entry(3, 77, b"one"), Entry(4, 78, b""), Entry(5, 79, b"three")]
 
 
-def test_turning_to_the_next_checkpoint_leaves_the_one_before_whole() -> None:
+def test_turning_to_the_next_checkpoint_touches_nothing_of_the_one_before_under_load() -> None:
     journal = Journal()
     journal.turn_to(1)
-    journal.append(1, 0, b"old")
+    while not journal.is_due:
+        journal.append(1, 0, bytes(100_000))
+    noted = list(journal.entries(1))
     journal.turn_to(2)
     journal.append(1, 0, b"new")
     assert journal.generation == 2
     assert [entry.payload for entry in journal.entries(2)] == [b"new"]
-    assert [entry.payload for entry in journal.entries(1)] == [b"old"]
+    assert list(journal.entries(1)) == noted
     journal.turn_to(3)
     assert list(journal.entries(3)) == []
+
+
+def test_journal_at_rest_takes_no_memory() -> None:
+    journal = Journal()
+    for generation in (1, 2):
+        journal.turn_to(generation)
+        while not journal.is_full:
+            journal.append(1, 0, bytes(100_000))
+    assert shared_kib(journal) > 2 * FULL >> 10
+    journal.turn_to(3)  # for it is full
+    assert shared_kib(journal) > 2 * FULL >> 10
+    journal.turn_to(4)  # at rest
+    assert shared_kib(journal) <= (BUFFER_SIZE >> 10) + 16
+    journal.append(1, 0, b"goes on")
+    assert [entry.payload for entry in journal.entries(4)] == [b"goes on"]
+
+
+def shared_kib(journal: Journal) -> int:
+    """Of the journal's memory, what there is (proc_pid_smaps(5))."""
+    start = ctypes.addressof(ctypes.c_char.from_buffer(journal.memory))
+    with open("/proc/self/smaps", encoding="ascii") as file:
+        at_it = itertools.dropwhile(lambda line: not line.startswith(f"{start:x}-"), file)
+        return next(int(line.split()[1]) for line in at_it if line.startswith("Rss:"))
 
 
 def test_checkpoint_counts_by_its_number_and_its_process() -> None:
@@ -118,13 +144,13 @@ def are_in_place(room: memoryview) -> bool:
     return all(word >> 63 for (word,) in struct.iter_unpack("=Q", words))
 
 
-def test_pages_that_the_next_request_is_read_to_are_in_place() -> None:
+def test_pages_that_requests_are_read_to_are_in_place() -> None:
     """A daemon killed while the kernel fetches one would leave a caller with EIO."""
     journal = Journal()
     for generation in (1, 2, 3):
+        assert len(journal.room) == BUFFER_SIZE and are_in_place(journal.room)
         journal.turn_to(generation)
         while not journal.is_full:
-            assert len(journal.room) == BUFFER_SIZE and are_in_place(journal.room)
             journal.append(1, 0, bytes(5000))
 
 
@@ -146,9 +172,9 @@ def test_writer_killed_within_an_entry_leaves_none() -> None:
     journal.append(1, 0, b"whole")
     pid = os.fork()
     if not pid:
-        # Time and payload, but not the word between: as far as a writer may get.
-        next_at = os.sysconf("SC_PAGESIZE") + SIZE + 24
-        journal.memory[next_at : next_at + 8] = struct.pack("=Q", 77)
+        # All but the mark: as far as a writer may get.
+        next_at = journal._at
+        journal.memory[next_at : next_at + 12] = struct.pack("=QI", 77, 1 << 24 | 5)
         journal.memory[next_at + 16 : next_at + 21] = b"half."
         os._exit(0)
     os.waitpid(pid, 0)
@@ -193,7 +219,9 @@ class Machine:
         unique = again | fuse.FUSE_UNIQUE_RESEND if again else self._unique
         size = fuse.IN_HEADER.size + len(body)
         message = fuse.IN_HEADER.pack(size, opcode, unique, 1, 0, 0, 7, 0, 0) + body
-        self.recorder.receive_again(memoryview(bytearray(message)), size)
+        room = self.recorder.journal.room
+        room[:size] = message
+        self.recorder.receive_again(room, size)
         self.recorder.outside()
         return unique
 
@@ -277,6 +305,17 @@ def test_close_that_was_read_and_not_noted_is_done_where_nothing_is_sent_again(s
     assert set(one_more.recorder.channel.handles) == {records}
     taking_over.nothing_is_sent_again(one_more.recorder, one_more.caught_up.unnoted_close)
     assert set(one_more.recorder.channel.handles) == {records}
+
+
+def test_close_that_was_read_last_and_noted_was_not_left_undone(start: Start) -> None:
+    machine, queue, records = start()
+    machine.ask(fuse.RELEASE, struct.pack("=QIIQ", queue, 0, 0, 0))
+    next_one = successor(machine, start)
+    assert next_one.caught_up == CaughtUp(1, b"", "")
+    assert set(next_one.recorder.channel.handles) == {records}
+    for _ in range(DEADLY):
+        next_one = successor(next_one, start)
+    assert next_one.caught_up.refused == ""
 
 
 @pytest.mark.parametrize("looks_at", ["log", "nothing", "log twice"])

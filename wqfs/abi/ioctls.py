@@ -70,8 +70,6 @@ OF_WQFS = frozenset(
     )
 )  # fmt: skip
 """All numbers that a queue knows beside the kernel's two."""
-THAT_CHANGE = (OF_WQFS | {IOC_WATCH_QUEUE_SET_SIZE, IOC_WATCH_QUEUE_SET_FILTER}) - {WQFS_IOC_QUEUED}
-"""All that are known but the one that only looks."""
 
 
 def wqfs_ioc_set_filter(count: int) -> int:

@@ -25,7 +25,7 @@ from typing import Final
 
 from wqfs.abi import fuse
 from wqfs.fs.channel_limits import MAX_PAGES, MAX_WRITE
-from wqfs.fs.handles.base import Caller, Handle, Source, Wait
+from wqfs.fs.handles.base import Caller, Handle, Shown, Source, Wait
 from wqfs.fs.shares import Shares
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Channel:
     readers that may wait at once; one more gets ENOMEM. max_user_waiting, max_user_handles: readers of one user, None
     for all of max_waiting, and what one user may have open (asked by who opens); one more gets EDQUOT. clock:
     seconds, asked once per waiting read; None where no read has a deadline. on_started: called when INIT has been
-    answered. show: takes, instead of `send`, replies that change nothing: what is read of texts.
+    answered. show: takes, instead of `send`, replies for which nothing has changed: of texts, of refused reads.
     """
 
     def __init__(
@@ -149,18 +149,22 @@ class Channel:
     def _error(self, unique: int, number: int) -> None:
         self._send(_OUT(_OUT_SIZE, -number, unique))
 
+    def _show_error(self, unique: int, number: int) -> None:
+        """Of a read, which takes nothing then, or of an ioctl that nobody knows."""
+        self._show(_OUT(_OUT_SIZE, -number, unique))
+
     def _read(self, message: memoryview, size: int) -> None:
         unique, fh, offset, wanted, read_flags, flags = _READ_IN(message)
         handle = self.handles.get(fh)
         if handle is None:
-            self._error(unique, errno.EBADF)
+            self._show_error(unique, errno.EBADF)
             return
         if handle.paged:
             self._read_page(handle, unique, offset, wanted, flags)
             return
         if not read_flags & _LOCKOWNER or (flags & _O_DIRECT and handle.open_flags & fuse.FOPEN_STREAM):
             # splice or sendfile, which must take nothing (ABI.md, 3): as on a notification pipe.
-            self._error(unique, errno.EINVAL)
+            self._show_error(unique, errno.EINVAL)
             return
         data = handle.read(offset, wanted, flags)
         if data.__class__ is bytes:
@@ -168,7 +172,7 @@ class Channel:
         elif data is None:
             self._wait(unique, handle, wanted, flags, _CALLER(message)[0])
         elif data.__class__ is int:
-            self._send(_OUT(_OUT_SIZE, data, unique))
+            self._show(_OUT(_OUT_SIZE, data, unique))
         else:
             self._send(_OUT(_OUT_SIZE + len(data), 0, unique) + bytes(data))  # type: ignore[arg-type]
 
@@ -184,7 +188,7 @@ class Channel:
         if source is None:
             raise TypeError(f"{handle!r} has nothing to wait for")
         if flags & os.O_NONBLOCK:
-            self._error(unique, errno.EAGAIN)
+            self._show_error(unique, errno.EAGAIN)
         else:
             self._park(unique, handle, source, size, uid)
 
@@ -242,19 +246,21 @@ class Channel:
         unique, fh, flags, command, argument, in_size = _IOCTL_IN(message)
         handle = self.handles.get(fh)
         if handle is None or flags & fuse.FUSE_IOCTL_DIR:
-            self._error(unique, errno.ENOTTY)
+            self._show_error(unique, errno.ENOTTY)
             return
         if _IOCTL_DATA_AT + in_size != size:
             raise ValueError(f"expected {in_size} bytes with an ioctl, not {size - _IOCTL_DATA_AT}")
         caller: Caller = _CALLER(message)
         data = handle.ioctl(command, argument, message[_IOCTL_DATA_AT : _IOCTL_DATA_AT + in_size], caller)
         if data.__class__ is int:
-            self._send(_OUT(_OUT_SIZE, data, unique))
+            send = self._show if data == -errno.ENOTTY else self._send
+            send(_OUT(_OUT_SIZE, data, unique))
         elif data.__class__ is Wait:
             self._park(unique, data.handle, data.source, 0, caller[0])
         else:
+            send = self._show if data.__class__ is Shown else self._send
             out_size = fuse.IOCTL_OUT.size + len(data)  # type: ignore[arg-type]
-            self._send(fuse.IOCTL_OUT.pack(out_size, 0, unique, 0, 0, 0, 0) + data)  # type: ignore[operator]
+            send(fuse.IOCTL_OUT.pack(out_size, 0, unique, 0, 0, 0, 0) + data)  # type: ignore[operator]
 
     def _interrupt(self, message: memoryview, size: int) -> None:
         (interrupted,) = fuse.INTERRUPT_IN.unpack_from(message)

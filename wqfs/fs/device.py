@@ -25,6 +25,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import trio
@@ -92,7 +93,7 @@ class Device:
         self._greeting = 0
         """The request that only this pyfuse3 wanted to see: its reply is for nobody."""
         self._names = names
-        self._message = memoryview(bytearray(BUFFER_SIZE))
+        self._message = memoryview(bytearray(BUFFER_SIZE)) if recorder is None else recorder.journal.room
         self._vain = 0
         self._patience = 0
         self._poll = select.poll()
@@ -138,21 +139,19 @@ class Device:
         self._fd = fd
         # FileIO, for its readinto is the cheapest read there is, and says None, not an exception, to no request.
         self._kernel = io.FileIO(fd, "rb", closefd=False)
-        self._send = self._make_send(fd)
+        self._write = partial(os.write, fd)
         if self._recorder is not None:
-            self._recorder.send = self._send
+            self._recorder.send, self._recorder.unsent = self._write, self._unsent
 
-    def _make_send(self, fd: int) -> Callable[[bytes], None]:
-        write = os.write
+    def _send(self, message: bytes) -> None:
+        try:
+            self._write(message)
+        except OSError as error:
+            self._unsent(message, error)
 
-        def send(message: bytes) -> None:
-            try:
-                write(fd, message)
-            except OSError as error:
-                if error.errno not in _GONE and error.errno != errno.ENOENT:  # the caller was killed meanwhile
-                    log.error("the kernel refused a reply of %d bytes: %s", len(message), error)
-
-        return send
+    def _unsent(self, message: bytes, error: OSError) -> None:
+        if error.errno not in _GONE and error.errno != errno.ENOENT:  # the caller was killed meanwhile
+            log.error("the kernel refused a reply of %d bytes: %s", len(message), error)
 
     def _forward(self, message: bytes) -> None:
         if not self._backlog:
@@ -304,8 +303,6 @@ class Device:
             return  # a name has changed something and is not answered yet: first a checkpoint
         try:
             for served in range(BURST):
-                if journal is not None:
-                    message = journal.room
                 size = read_into(message)
                 if size is None:
                     if self._again and self._recorder is not None:

@@ -1,18 +1,20 @@
 """What happened since the last checkpoint, in memory that outlives the process that wrote it.
 
-Two buffers and a number, in one anonymous shared mapping, which a fork inherits. The number says which checkpoint
-counts: a process that was forked as generation G holds the state as it was then, and the buffer of G (the one, or
-the other, in turn) has what came after. All is little-endian words of 8 bytes, each written at once.
+A room for one request, two buffers and a number, in one anonymous shared mapping, which a fork inherits. The number
+says which checkpoint counts: a process that was forked as generation G holds the state as it was then, and the buffer
+of G (the one, or the other, in turn) has what came after. All begins at whole words of 8 bytes, in this machine's
+order.
 
     header   which counts: the generation, 32 bits, and the pid of the checkpoint; of either buffer its mark; the
              request that a daemon died over, and how many did in a row
-    entry    time in nanoseconds; mark 32 bits, kind 8 bits, bytes of payload 24 bits; payload, filled up to a word
+    room     the request that was read last, noted or not; its first word is 0 where there is none
+    entry    time in nanoseconds; kind 8 bits, bytes of payload 24 bits; mark 32 bits; payload, filled up to a word
 
-Requests are read from /dev/fuse straight into it, so the pages that the next ones go to are put in place before.
-Where the kernel would have to fetch one while it hands a request over, it gives up if the daemon is being killed at
-that moment, and whoever made the request gets EIO (fuse_copy_fill in fs/fuse/dev.c, get_user_pages(9)).
+Requests are read from /dev/fuse straight into the room, whose pages are put in place before. Where the kernel would
+have to fetch one while it hands a request over, it gives up if the daemon is being killed at that moment, and whoever
+made the request gets EIO (fuse_copy_fill in fs/fuse/dev.c, get_user_pages(9)).
 
-An entry's second word is written last, so that a writer killed at any moment leaves whole entries alone. What a
+An entry's mark is written last, and whole, so that a writer killed at any moment leaves whole entries alone. What a
 buffer had before is told from what it has now by the mark, drawn anew for each generation.
 """
 
@@ -21,8 +23,10 @@ from __future__ import annotations
 import errno
 import mmap
 import secrets
+import struct
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from wqfs.fs.channel_limits import BUFFER_SIZE
@@ -32,12 +36,19 @@ _MARKS: Final = (1, 2)
 _DEADLY: Final = 3
 _DEATHS: Final = 4
 _WORD: Final = 8
-_DATA_AT: Final = mmap.PAGESIZE
-_HEAD: Final = 2 * _WORD
+_ROOM_AT: Final = mmap.PAGESIZE
+_DATA_AT: Final = _ROOM_AT + (BUFFER_SIZE + mmap.PAGESIZE - 1 & -mmap.PAGESIZE)
+_HEAD: Final = struct.Struct("@lII")
+"""Time, kind and size, mark. In the machine's own form each is stored at once, and in this order."""
+assert _HEAD.size == 2 * _WORD
+_NOTE: Final = _HEAD.pack_into
 _SIZE_MAX: Final = 0xFFFFFF
-_AHEAD: Final = 1 << 16
-"""Bytes of pages that are put in place at a time."""
+_LOOK_EVERY: Final = 1 << 16
+"""Bytes between two looks at how much was done."""
 _MADV_POPULATE_WRITE: Final = 23
+
+REQUEST: Final = 0
+"""The kind of an entry that is a request, as it came; others are for who notes to tell apart."""
 
 SIZE: Final = 3 << 20
 """Bytes of either buffer."""
@@ -58,44 +69,38 @@ class Entry(NamedTuple):
 
 
 class Journal:
-    """The journal of one mount; pages far behind what was written take no memory."""
+    """The journal of one mount."""
 
     def __init__(self, memory: mmap.mmap | None = None) -> None:
         """memory: of another Journal, to look at it as a successor does."""
         self.memory = mmap.mmap(-1, _DATA_AT + 2 * SIZE) if memory is None else memory
-        self._bytes = memoryview(self.memory)
-        self._words = self._bytes.cast("Q")
+        whole = memoryview(self.memory)
+        self._words = whole.cast("Q")
+        if memory is None:
+            self._words[_MARKS[0]] = _new_mark()
         self.is_full = self.is_due = self.is_worn = False
         """Whether there is no room for requests; whether a checkpoint is due, for that or for BUSY_S; and
         whether one is due at rest, for WORN_S."""
-        self.room: memoryview
-        """Where the payload of the next entry belongs: what is read to there need not be copied. Until the
-        journal is full it has BUFFER_SIZE bytes, and their pages are in place. Its first word is 0 until something is
-        read, so that a successor does not take what was there before for a request."""
+        self.room = whole[_ROOM_AT : _ROOM_AT + BUFFER_SIZE]
+        """Where requests are read to. Its pages are in place."""
+        _put_in_place(self.memory, _ROOM_AT, _DATA_AT)
         self._start_at(0, _DATA_AT)
 
     def _start_at(self, side: int, at: int) -> None:
         start = _DATA_AT + side * SIZE
-        self._mark = self._words[_MARKS[side]] << 32
-        self._word_at = at // _WORD
+        self._mark = self._words[_MARKS[side]]
+        self._at = at
         self._full_at = start + FULL
         self._end_at = start + SIZE
         now = time.process_time()
         self._busy_until, self._worn_at, self.is_worn = now + BUSY_S, now + WORN_S, False
-        self._in_place_to = at & -mmap.PAGESIZE
         self._come_to(at)
-        self.room = self._bytes[at + _HEAD : min(at + _HEAD + BUFFER_SIZE, self._end_at)]
 
     def _come_to(self, at: int) -> None:
         """See to what is due where the next entry begins there; sets where something is due again."""
         self.is_full = self.is_due = at >= self._full_at
         self.look()
-        due_at = at + _AHEAD if self.is_full else min(at + _AHEAD, self._full_at)
-        self._due_word = due_at // _WORD
-        end = min(due_at + _HEAD + BUFFER_SIZE + mmap.PAGESIZE - 1 & -mmap.PAGESIZE, self._end_at)
-        if end > self._in_place_to:
-            _put_in_place(self.memory, self._in_place_to, end)
-            self._in_place_to = end
+        self._due_at = at + _LOOK_EVERY if self.is_full else min(at + _LOOK_EVERY, self._full_at)
 
     def look(self) -> None:
         """See whether a checkpoint is due by now for what was done."""
@@ -116,36 +121,49 @@ class Journal:
         return self._words[_COUNTS] == generation << 32 | pid
 
     def append(self, kind: int, now_ns: int, payload: bytes | memoryview) -> None:
-        """Write one entry. Raises OverflowError when there is no room, which the slack above FULL prevents."""
+        """Write one entry, of a kind above REQUEST. Raises OverflowError when there is no room, which the slack above
+        FULL prevents."""
         size = len(payload)
-        data = self._word_at * _WORD + _HEAD
-        if data + size > self._end_at:
+        if self._at + _HEAD.size + size > self._end_at:
             raise OverflowError(f"the journal holds {SIZE} bytes, and a checkpoint is overdue")
-        self.memory[data : data + size] = payload
-        self.commit(kind, now_ns, size)
+        self.note(now_ns, size, kind, payload)
 
-    def commit(self, kind: int, now_ns: int, size: int) -> None:
-        """Write one entry, whose payload is in the first `size` bytes of `room` already."""
-        words, at = self._words, self._word_at
-        words[at] = now_ns
-        words[at + 1] = self._mark | kind << 24 | size
-        at += size + 23 >> 3
-        self._word_at = at
-        words[at + 2] = 0
-        data = at * 8 + 16
-        self.room = self._bytes[data : data + BUFFER_SIZE]
-        if at >= self._due_word:
-            self._come_to(at * 8)
+    def note(self, now_ns: int, size: int, kind: int = REQUEST, payload: bytes | memoryview = b"") -> None:
+        """Write one entry: the request in the first `size` bytes of `room`, or what else it is."""
+        memory, at = self.memory, self._at
+        kind_and_size = size
+        if kind:
+            memory[at + 16 : at + 16 + size] = payload
+            kind_and_size |= kind << 24
+        else:
+            memory.move(at + 16, _ROOM_AT, size)
+        _NOTE(memory, at, now_ns, kind_and_size, self._mark)
+        self._at = at = at + (size + 23 & -8)
+        if at >= self._due_at:
+            self._come_to(at)
+
+    def empty_room(self) -> None:
+        """What was read last is seen to."""
+        self._words[_ROOM_AT // _WORD] = 0
 
     def turn_to(self, generation: int, pid: int = 0) -> None:
         """From now on checkpoint `generation`, which waits in the process `pid`, counts, and what is appended comes
-        after it."""
+        after it. What was read last must be seen to."""
+        is_at_rest = not self.is_due
         side = generation & 1
-        self._words[_MARKS[side]] = 1 + secrets.randbelow(0xFFFFFFFF)
-        at = _DATA_AT + side * SIZE
-        self._words[at + _HEAD >> 3] = 0
-        self._start_at(side, at)
+        if is_at_rest:
+            self._give_back(side)
+        self._words[_MARKS[side]] = _new_mark()
+        self.empty_room()
+        self._start_at(side, _DATA_AT + side * SIZE)
         self._words[_COUNTS] = generation << 32 | pid
+        if is_at_rest:
+            self._give_back(1 - side)
+
+    def _give_back(self, side: int) -> None:
+        """Let a buffer that nobody needs take no memory, until it is written to."""
+        with suppress(OSError):
+            self.memory.madvise(mmap.MADV_REMOVE, _DATA_AT + side * SIZE, SIZE)
 
     def go_on(self, generation: int) -> None:
         """In a successor from that checkpoint: append after what is there."""
@@ -153,6 +171,7 @@ class Journal:
         at = _DATA_AT + side * SIZE
         for end, _ in self._entries(generation):
             at = end
+        _put_in_place(self.memory, _ROOM_AT, _DATA_AT)  # a fork copies no pages of shared memory
         self._start_at(side, at)
 
     def died_over(self, unique: int) -> int:
@@ -171,13 +190,20 @@ class Journal:
     def _entries(self, generation: int) -> Iterator[tuple[int, Entry]]:
         """The same, each with where the next one would begin."""
         side = generation & 1
-        words, mark = self._words, self._words[_MARKS[side]]
+        mark = self._words[_MARKS[side]]
         at, end = _DATA_AT + side * SIZE, _DATA_AT + (side + 1) * SIZE
-        while at + _HEAD <= end and (word := words[at // _WORD + 1]) >> 32 == mark:
-            size, now_ns = word & _SIZE_MAX, words[at // _WORD]
-            data = at + _HEAD
-            at = (data + size + 7) & -8
-            yield at, Entry(word >> 24 & 0xFF, now_ns, self.memory[data : data + size])
+        while at + _HEAD.size <= end:
+            now_ns, kind_and_size, its_mark = _HEAD.unpack_from(self.memory, at)
+            if its_mark != mark:
+                return
+            size = kind_and_size & _SIZE_MAX
+            data = at + _HEAD.size
+            at = data + size + 7 & -8
+            yield at, Entry(kind_and_size >> 24, now_ns, self.memory[data : data + size])
+
+
+def _new_mark() -> int:
+    return 1 + secrets.randbelow(0xFFFFFFFF)
 
 
 def _put_in_place(memory: mmap.mmap, start: int, end: int) -> None:

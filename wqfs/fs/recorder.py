@@ -23,20 +23,18 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from wqfs.abi import fuse, ioctls
+from wqfs.abi import fuse
 from wqfs.fs.caller import Take
 from wqfs.fs.channel import Channel, Server
 from wqfs.fs.filesystem import Filesystem, Note
 from wqfs.fs.handles.base import Caller
 from wqfs.fs.handles.fetching import Fetch
-from wqfs.fs.journal import Entry, Journal
+from wqfs.fs.journal import REQUEST, Entry, Journal
 from wqfs.watches import Sink
 
-MESSAGE, MESSAGE_AND_MORE, NAME, REPLY, COLLECT, END_WAITS, HANG_UP, TAKE_OVER, FETCHED, LET_GO = range(1, 11)
+REQUEST_AND_MORE, NAME, REPLY, COLLECT, END_WAITS, HANG_UP, TAKE_OVER, FETCHED, LET_GO = range(REQUEST + 1, 10)
 _RESEND: Final = fuse.FUSE_UNIQUE_RESEND
 _U32 = struct.Struct("=I")
-_UNIQUE = struct.Struct("=Q").unpack_from
-_UNIQUE_AT: Final = 8
 _START = fuse.START.unpack_from
 _OUT_SIZE: Final = fuse.OUT_HEADER.size
 _OUTSIDE, _NOTED = 0, -1
@@ -49,6 +47,9 @@ _ANSWERS: Final = 100_000
 class Clock:
     """The time of one mount: it stands still while something is carried out, so that this can be done again."""
 
+    time_ns = staticmethod(time.time_ns)
+    """The time that goes on."""
+
     def __init__(self) -> None:
         self.now_ns = 0
         """0 where nobody has asked yet."""
@@ -57,7 +58,7 @@ class Clock:
         """Nanoseconds since the epoch, the same until `tick`."""
         now_ns = self.now_ns
         if not now_ns:
-            now_ns = self.now_ns = time.time_ns()
+            now_ns = self.now_ns = self.time_ns()
         return now_ns
 
     def tick(self) -> None:
@@ -76,6 +77,8 @@ class Recorder(Note):
         self.journal = journal
         self.clock = clock
         self.send: Callable[[bytes], object]
+        self.unsent: Callable[[bytes, OSError], object]
+        """What becomes of an answer that `send` raised for."""
         self.forward: Callable[[bytes], object]
         self.drain: Callable[[], object]
         self.real_fetch: Fetch
@@ -101,20 +104,16 @@ class Recorder(Note):
         self._changed_by = 0
         """The request whose change is noted, and whose reply is not yet."""
         self._answers: dict[int, bytes] = {}
-        self._message = memoryview(b"")
-        """The request that is carried out."""
         self._size = _OUTSIDE
         """Of that request, until it is noted; then _NOTED, as for one that need not be. _OUTSIDE of all requests, what
         is said waits for who notes why."""
-        self._least = 0
-        """A reply to it of at most so many bytes changes nothing, and need not be noted."""
         self._unnoted: dict[int, tuple[Server, int]] = {}
 
     def __getstate__(self) -> dict[str, object]:
         """Between two requests, while nothing is asked of pyfuse3. Without what `come_back` makes anew; who waits for a
         look into memory asks again."""
-        made_anew = ("journal", "send", "forward", "drain", "real_fetch", "_asked", "_decided", "_fetching", "_let_go",
-                     "_message", "_unnoted")  # fmt: skip
+        made_anew = ("journal", "send", "unsent", "forward", "drain", "real_fetch", "_asked", "_decided", "_fetching",
+                     "_let_go", "_unnoted")  # fmt: skip
         return {name: value for name, value in self.__dict__.items() if name not in made_anew}
 
     @property
@@ -125,7 +124,6 @@ class Recorder(Note):
     def come_back(self, journal: Journal) -> None:
         """After the attributes were written down and read back, in another process."""
         self.journal = journal
-        self._message = memoryview(b"")
         self._asked, self._decided, self._fetching, self._let_go = {}, {}, {}, []
         self._unnoted = self.channel.servers
         self._go_live()
@@ -143,7 +141,7 @@ class Recorder(Note):
             fuse.READ: self._around_read,
             fuse.WRITE: self._around,
             fuse.POLL: self._around_poll,
-            fuse.IOCTL: self._around_ioctl,
+            fuse.IOCTL: self._around,
             fuse.INTERRUPT: self._around_interrupt,
             fuse.RELEASE: self._around_release,
         }
@@ -157,23 +155,31 @@ class Recorder(Note):
         """The channel's `send`: nothing leaves before it is noted why."""
         size = self._size
         if size > 0:
-            if len(message) > self._least:
-                self._note(size)
-            elif self._let_go:
-                self._note_let_go()
+            self._size = _NOTED
+            if self._memory or self._let_go:
+                self._note_with_more(size)
+            else:
+                self.journal.note(self.clock.now_ns, size)
         elif not size:
             self._held.append(message)
             return
-        self.send(message)
+        try:
+            self.send(message)
+        except OSError as error:
+            self.unsent(message, error)
 
     def show(self, message: bytes) -> None:
         """The channel's `show`: nothing to note, but what a look at a log has let go of."""
         if self._let_go:
             self._note_let_go()
-        if self._size:
-            self.send(message)
-        else:
+        if not self._size:
             self._held.append(message)
+            return
+        self._size = _NOTED
+        try:
+            self.send(message)
+        except OSError as error:
+            self.unsent(message, error)
 
     def pass_on(self, message: bytes) -> None:
         """The channel's `forward`."""
@@ -189,7 +195,13 @@ class Recorder(Note):
         if held:
             self._held = []
             for message in held:
-                self.send(message)
+                self._put(message)
+
+    def _put(self, message: bytes) -> None:
+        try:
+            self.send(message)
+        except OSError as error:
+            self.unsent(message, error)
 
     @property
     def can_ask_again(self) -> bool:
@@ -210,30 +222,29 @@ class Recorder(Note):
             self.channel.receive(message, size)
 
     # Around what carries out a request. Not all has to be done again: most of what is asked often changes nothing.
+    # It may be noted before the last that is done and said for it, if that is before the first that is said: the same
+    # will be done and said when it is carried out again.
 
     def _note(self, size: int) -> None:
-        """Note the request that is carried out. The same things will be done and said when it is carried out again, so
-        this may stand before the last of them, if it stands before the first answer."""
+        """Note the request that is carried out."""
         self._size = _NOTED
-        journal, clock, message = self.journal, self.clock, self._message
-        # A read does not ask for the time. Who has not asked yet may still do so, and is to be told the same again.
-        now_ns = clock.now_ns or (0 if self._least else clock.read())
         if self._memory or self._let_go:
-            more = pickle.dumps((self._memory, self._let_go))
-            self._memory, self._let_go = [], []
-            journal.append(MESSAGE_AND_MORE, now_ns, _U32.pack(len(more)) + more + message[:size])
-        elif message is journal.room:
-            journal.commit(MESSAGE, now_ns, size)
+            self._note_with_more(size)
         else:
-            # It may lie where this goes, with a nodeid of 0, which nobody looks at: `collected` notes within a read.
-            journal.append(MESSAGE, now_ns, bytes(message[:size]))
+            self.journal.note(self.clock.now_ns, size)
+
+    def _note_with_more(self, size: int) -> None:
+        """The same, with what it needs to be carried out again."""
+        more = pickle.dumps((self._memory, self._let_go))
+        self._memory, self._let_go = [], []
+        payload = _U32.pack(len(more)) + more + self.journal.room[:size]
+        self.journal.append(REQUEST_AND_MORE, self.clock.now_ns, payload)
 
     def _around(self, serve: Server) -> Server:
-        clock = self.clock
+        clock, time_ns = self.clock, self.clock.time_ns
 
         def noted(message: memoryview, size: int) -> None:
-            clock.now_ns = self._least = 0
-            self._message = message
+            clock.now_ns = time_ns()
             self._size = size
             serve(message, size)
             if self._size > 0:  # it waits
@@ -242,15 +253,13 @@ class Recorder(Note):
         return noted
 
     def _around_read(self, serve: Server) -> Server:
-        clock, channel = self.clock, self.channel
+        clock = self.clock
 
         def read(message: memoryview, size: int) -> None:
-            clock.now_ns = 0
-            self._least = _OUT_SIZE  # an error, or an end of file, takes nothing
-            self._message = message
+            clock.now_ns = 0  # nobody will ask
             self._size = size
             serve(message, size)
-            if self._size > 0 and _UNIQUE(message, _UNIQUE_AT)[0] in channel.waiting:
+            if self._size > 0:  # it waits
                 self._note(size)
 
         return read
@@ -273,26 +282,12 @@ class Recorder(Note):
 
         return poll
 
-    def _around_ioctl(self, serve: Server) -> Server:
-        noted = self._around(serve)
-        clock, ioctl_in = self.clock, fuse.IOCTL_IN.unpack_from
-
-        def ioctl(message: memoryview, size: int) -> None:
-            if ioctl_in(message)[3] in ioctls.THAT_CHANGE:
-                noted(message, size)
-            else:
-                clock.now_ns = 0
-                self._size = _NOTED
-                serve(message, size)
-
-        return ioctl
-
     def _around_interrupt(self, serve: Server) -> Server:
         def interrupt(message: memoryview, size: int) -> None:
-            self.clock.now_ns = self._least = 0
-            self._message = message
+            self.clock.now_ns = self.clock.time_ns()
             self._size = size
             serve(message, size)  # noted if it ended a wait
+            self._size = _NOTED
 
         return interrupt
 
@@ -337,8 +332,6 @@ class Recorder(Note):
     def _note_let_go(self) -> None:
         gone, self._let_go = self._let_go, []
         self.journal.append(LET_GO, 0, pickle.dumps(gone))
-        if self._size > 0:
-            self._size = _NOTED  # the request that is carried out lay there, and need not be noted
 
     def _append(self, kind: int, payload: bytes) -> None:
         """Note something that is no request."""
@@ -376,7 +369,7 @@ class Recorder(Note):
         if unique == self._changed_by:
             self._changed_by = 0
             self.journal.append(REPLY, self.clock.read(), reply)
-        self.send(reply)
+        self._put(reply)
         if self.channel.ready:
             self.channel.wake()
             self._flush()
@@ -465,18 +458,18 @@ class Recorder(Note):
         self._changed_by = 0
         self.channel.forget_asked()
         self.journal.append(TAKE_OVER, self.clock.read(), unnoted)
+        self.journal.empty_room()
 
     def _again(self, entry: Entry) -> None:
         payload = entry.payload
-        if entry.kind == MESSAGE_AND_MORE:
-            (size,) = _U32.unpack_from(payload)
-            self._memory, gone = pickle.loads(payload[4 : 4 + size])
+        if entry.kind == REQUEST_AND_MORE:
+            self._memory, gone = pickle.loads(payload[_U32.size : _more_end(payload)])
             self._let_go_again(gone)
-            payload = payload[4 + size :]
-        if entry.kind in (MESSAGE, MESSAGE_AND_MORE):
-            message = memoryview(bytearray(payload))
+        request = request_in(entry)
+        if request:
+            message = memoryview(bytearray(request))
             _, opcode, _ = _START(message)
-            self.channel.receive(message, len(payload))
+            self.channel.receive(message, len(request))
             if opcode == fuse.POLL:
                 _, fh, kh, _ = fuse.POLL_IN.unpack_from(message)
                 self.poll_handles[fh] = kh
@@ -511,7 +504,7 @@ class Recorder(Note):
         """Tell every file that was ever polled to look again: a notification may have been lost."""
         for fh, kh in self.poll_handles.items():
             if fh in self.channel.handles:
-                self.send(fuse.NOTIFY_POLL_OUT.pack(fuse.NOTIFY_POLL_OUT.size, fuse.NOTIFY_POLL, 0, kh))
+                self._put(fuse.NOTIFY_POLL_OUT.pack(fuse.NOTIFY_POLL_OUT.size, fuse.NOTIFY_POLL, 0, kh))
 
     def _came_again(self, unique: int) -> bool:
         """A request that came before; whether it was carried out then, and has its answer now."""
@@ -520,6 +513,18 @@ class Recorder(Note):
             answer = self._answers.pop(known, None)
             if answer is not None:
                 size, error, _ = fuse.OUT_HEADER.unpack_from(answer)
-                self.send(fuse.OUT_HEADER.pack(size, error, unique) + answer[fuse.OUT_HEADER.size :])
+                self._put(fuse.OUT_HEADER.pack(size, error, unique) + answer[fuse.OUT_HEADER.size :])
                 return True
         return False
+
+
+def request_in(entry: Entry) -> bytes:
+    """The request that was noted there; b"" where something else was."""
+    if entry.kind == REQUEST:
+        return entry.payload
+    return entry.payload[_more_end(entry.payload) :] if entry.kind == REQUEST_AND_MORE else b""
+
+
+def _more_end(payload: bytes) -> int:
+    """Where the request begins in the payload of REQUEST_AND_MORE."""
+    return _U32.size + int(_U32.unpack_from(payload)[0])

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from wqfs.abi import fuse
 from wqfs.fs.journal import Entry
-from wqfs.fs.recorder import NAME, REPLY, TAKE_OVER, Recorder
+from wqfs.fs.recorder import NAME, REPLY, TAKE_OVER, Recorder, request_in
 
 _CLOSE_SIZE = fuse.RELEASE_IN.size
 
@@ -35,10 +35,12 @@ def catch_up(recorder: Recorder, generation: int) -> CaughtUp:
     """Do again what was noted after checkpoint `generation`."""
     journal = recorder.journal
     journal.go_on(generation)
+    entries = list(journal.entries(generation))
     unnoted = bytes(journal.room[:_CLOSE_SIZE])
     length, opcode, unique = fuse.START.unpack_from(unnoted)
     uid, _, pid = fuse.CALLER.unpack_from(unnoted)
-    entries = list(journal.entries(generation))
+    if unique == _last_noted(entries):
+        length, unnoted = 0, b""
     if entries and entries[-1].kind == TAKE_OVER and entries[-1].payload:
         unnoted = entries[-1].payload  # of a successor that died before it had done it
     left_out = _unanswered_names(entries)
@@ -65,6 +67,16 @@ def catch_up(recorder: Recorder, generation: int) -> CaughtUp:
         refused = f"opcode {opcode}, uid {uid}, pid {pid}"
     recorder.takes_over(unnoted)
     return CaughtUp(len(entries), unnoted, refused)
+
+
+def _last_noted(entries: list[Entry]) -> int:
+    """The last request that the last daemon has noted, its `unique`; 0 if it has noted none."""
+    for entry in reversed(entries):
+        if entry.kind == TAKE_OVER:
+            break
+        if request := request_in(entry):
+            return int(fuse.START.unpack_from(request)[2])
+    return 0
 
 
 def _last_said(entries: list[Entry], said: list[bytes]) -> list[bytes]:
@@ -98,5 +110,7 @@ def nothing_is_sent_again(recorder: Recorder, unnoted_close: bytes) -> None:
     it is done now."""
     recorder.nothing_comes_again()
     if unnoted_close:
-        recorder.channel.receive(memoryview(bytearray(unnoted_close)), len(unnoted_close))
+        room = recorder.journal.room
+        room[: len(unnoted_close)] = unnoted_close
+        recorder.channel.receive(room, len(unnoted_close))
         recorder.outside()

@@ -75,6 +75,12 @@ class Wait:
         self.source = source
 
 
+class Shown(bytes):
+    """What an ioctl answers that has only looked."""
+
+    __slots__ = ()
+
+
 class Handle:
     """An open file. `open_flags` goes into the reply to OPEN."""
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from wqfs.abi import filters, ioctls
 from wqfs.abi.errors import Malformed
-from wqfs.fs.handles.base import STREAM_FLAGS, Caller, Complain, Handle, Source, Wait
+from wqfs.fs.handles.base import STREAM_FLAGS, Caller, Complain, Handle, Shown, Source, Wait
 from wqfs.fs.handles.fetching import Fetch, set_filter_at
 from wqfs.fs.handles.settling import settle
 from wqfs.queue import BufferTooSmall, SizeRefused
@@ -101,7 +101,7 @@ class QueueHandle(Handle):
                 return b""
             if command == ioctls.WQFS_IOC_QUEUED:
                 queue = self._queue
-                return ioctls.Queued(len(queue), queue.bytes, int(queue.loss_next), queue.depth).encode()
+                return Shown(ioctls.Queued(len(queue), queue.bytes, int(queue.loss_next), queue.depth).encode())
             if command == ioctls.WQFS_IOC_SETTLE:
                 return settle(self._watch, argument & _U32, self._source.ready)
             if command == ioctls.WQFS_IOC_WATCH_KEY_AS:
