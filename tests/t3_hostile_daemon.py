@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from tests.tools import (
     ROOT,
     Call,
     Mount,
+    children_of,
     deliver,
     is_mounted,
     mounted,
@@ -94,14 +96,12 @@ def test_daemon_without_descriptors_keeps_no_successor_and_says_so_once(mount_wi
     assert mount.status(folder)["posted"] == 256
 
 
-def children_of(pid: int) -> list[int]:
-    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
-
-
 def name_of(pid: int) -> str:
     """What ps(1) calls it; nothing for one that has ended."""
-    name, _, rest = Path(f"/proc/{pid}/stat").read_text().partition(" (")[2].rpartition(") ")
-    return "" if rest[0] in "ZX" else name
+    with suppress(OSError):
+        name, _, rest = Path(f"/proc/{pid}/stat").read_text().partition(" (")[2].rpartition(") ")
+        return "" if rest[0] in "ZX" else name
+    return ""
 
 
 def test_daemon_without_descriptors_unmounts_when_told_to_stop(mount: Mount) -> None:

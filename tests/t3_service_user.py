@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,7 @@ from tests.tools import (
     ROOT,
     Call,
     Mount,
+    children_of,
     is_mounted,
     mounted,
     names_below,
@@ -51,15 +51,6 @@ def status_of(pid: int) -> dict[str, str]:
     return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
 
 
-def children_of(pid: int) -> list[int]:
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
-                found.append(int(stat.parent.name))
-    return found
-
-
 def assert_no_privilege(pid: int) -> None:
     status = status_of(pid)
     assert status["Uid"].split() == status["Gid"].split() == [str(SERVICE)] * 4
@@ -78,6 +69,7 @@ def test_server_has_no_privilege_left(served: Mount) -> None:
 def test_checkpoint_has_no_privilege_either_and_who_unmounts_is_root(served: Mount) -> None:
     wait_until(lambda: "wqfs-checkpoint" in names_below(served.process.pid), "a checkpoint")
     daemon = served.daemon
+    wait_until(lambda: len(children_of(daemon)) == 1, "the one before to be gone")
     (checkpoint,) = children_of(daemon)
     assert_no_privilege(checkpoint)
     (keeper,) = set(children_of(served.process.pid)) - {daemon}
@@ -270,7 +262,7 @@ def test_identity_of_a_number_without_a_name() -> None:
 
 def test_keeper_leaves_what_it_was_not_made_for(tmp_path: Path) -> None:
     with mounted(tmp_path) as mount:
-        keeper = Keeper(str(mount.path))
+        keeper = Keeper(str(mount.path), mounting.device_at(str(mount.path)))
         try:
             subprocess.run(["fusermount3", "-u", mount.path], check=True, timeout=LIMIT)
             mount.process.wait(LIMIT)
@@ -288,7 +280,7 @@ def test_keeper_leaves_what_it_was_not_made_for(tmp_path: Path) -> None:
 
 def test_keeper_says_why_it_could_not(tmp_path: Path) -> None:
     with mounted(tmp_path) as mount:
-        keeper = Keeper(str(mount.path))
+        keeper = Keeper(str(mount.path), mounting.device_at(str(mount.path)))
         try:
             with opened(mount.path / "post", os.O_WRONLY):
                 assert "busy" in keeper.try_unmount(str(mount.path), lazy=False)

@@ -29,6 +29,7 @@ from tests.tools import (
     ROOT,
     Call,
     Mount,
+    children_of,
     deliver,
     is_mounted,
     metric,
@@ -112,10 +113,12 @@ def kill_checkpoint(mount: Mount) -> None:
 
 def checkpoint_began(mount: Mount) -> float:
     """When the process that waits to take over was made: seconds since the machine's start, to a tick."""
-    wait_for_checkpoint(mount)
-    (pid,) = Path(f"/proc/{daemon(mount)}/task/{daemon(mount)}/children").read_text().split()
-    ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[19])
-    return ticks / os.sysconf("SC_CLK_TCK")
+    wait_until(lambda: children_of(daemon(mount)), "a checkpoint")
+    ticks = [0]
+    for pid in children_of(daemon(mount)):  # two, while the one follows the other
+        with suppress(OSError):
+            ticks.append(int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[19]))
+    return max(ticks) / os.sysconf("SC_CLK_TCK")
 
 
 def snapshot(mount: Mount) -> dict[str, object]:
@@ -167,6 +170,18 @@ def test_deaths_leave_no_buffer_behind(mount: Mount) -> None:
         text = Path(f"/proc/{daemon(mount)}/status").read_text()
         sizes.append(int(re.findall(r"VmData:\s+(\d+) kB", text)[0]))
     assert sizes[-1] - sizes[1] < 3 * 1024, sizes
+
+
+def test_daemon_at_rest_takes_a_checkpoint_also_after_one_command_that_was_long(mount: Mount) -> None:
+    mount.post("mount -t tmpfs t /big")
+    for start in range(0, 6000, 1000):
+        mount.post("".join(f"mount -t tmpfs t /big/{number}\n" for number in range(start, start + 1000)))
+    with opened(mount.path / "post", os.O_WRONLY) as post:
+        for attempt in range(4):
+            time.sleep(1.0)  # and whatever was due is taken
+            os.write(post, f"mount --rbind /big /copy{attempt}\n".encode())
+            ended = time.clock_gettime(time.CLOCK_BOOTTIME)
+            wait_until(lambda ended=ended: checkpoint_began(mount) > ended, "a checkpoint")  # type: ignore[misc]
 
 
 def test_daemon_at_rest_takes_a_checkpoint_so_that_what_it_changed_is_in_memory_once(mount: Mount) -> None:
@@ -340,7 +355,7 @@ def test_request_over_which_every_daemon_dies_is_refused_and_the_mount_goes_on(b
             kills, dead = kills + 1, pid
     with refused(errno.EIO):
         deadly.result()
-    assert kills in (DEADLY, DEADLY + 1)  # the last one may have answered by then
+    assert DEADLY <= kills <= 2 * DEADLY  # where the machine is busy some die before they have read it
     assert f"{DEADLY} daemons in a row died over one request (opcode {fuse.WRITE}, uid 0, pid " in mount.log()
     assert (mount.path / "sim/mountinfo").read_bytes() == tree
     os.close(post)
@@ -537,7 +552,7 @@ def descendants(pid: int) -> list[int]:
     """All that the process has started, and those that they have, in that order."""
     found = [pid]
     for each in found:
-        found += map(int, Path(f"/proc/{each}/task/{each}/children").read_text().split())
+        found += children_of(each)
     return found[1:]
 
 
@@ -595,22 +610,29 @@ def test_supervisor_that_gives_up_leaves_alone_what_else_is_mounted_there(tmp_pa
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a tmpfs over it")
-def test_supervisor_that_gives_up_says_what_is_mounted_over_it(tmp_path: Path) -> None:
-    path = tmp_path / "covered"
+@pytest.mark.parametrize("made", ["later", "before, and moved there"])
+def test_supervisor_that_gives_up_says_what_is_mounted_over_it(tmp_path: Path, made: str) -> None:
+    """Where the kernel lists mounts in the order of their making, one that was moved comes before what it covers."""
+    path, elsewhere = tmp_path / "covered", tmp_path / "elsewhere"
     path.mkdir()
+    elsewhere.mkdir()
+    if made != "later":
+        subprocess.run(["mount", "-t", "tmpfs", "none", elsewhere], check=True)
     mount = Mount(path, "survive", tmp_path / "log")
     try:
         wait_for_checkpoint(mount)
         below = descendants(mount.process.pid)
-        subprocess.run(["mount", "-t", "tmpfs", "none", path], check=True)
+        how = ["-t", "tmpfs", "none"] if made == "later" else ["--move", elsewhere]
+        subprocess.run(["mount", *how, path], check=True)
         (path / "theirs").touch()
         for pid in reversed(below):
             os.kill(pid, signal.SIGKILL)
         assert mount.process.wait(LIMIT) == 2
         assert "cannot be unmounted: another filesystem is mounted over it" in mount.log()
         assert (path / "theirs").exists()
-        subprocess.run(["umount", path], check=True)
     finally:
+        for place in (path, elsewhere):
+            subprocess.run(["umount", place], check=False, capture_output=True)
         mount.close()
 
 

@@ -50,6 +50,16 @@ def names_below(pid: int) -> list[str]:
     return re.findall(r"(wqfs[a-z-]*)\(\d+\)", found.stdout)
 
 
+def children_of(pid: int) -> list[int]:
+    """What the process has started and is there yet."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(stat.parent.name))
+    return found
+
+
 class Mount:
     """A running wqfs. path: the mountpoint; process: the mount command, in the foreground."""
 

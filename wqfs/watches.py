@@ -269,7 +269,9 @@ class Watches:
         if sinks:
             self.kept.end_batch()
         for number, at in sinks:
-            self.by_number[number].sinks[at].drop(self.last_event)
+            watch = self.by_number.get(number)  # none where the `mkdir` of it has not happened after all
+            for sink in watch.sinks[at : at + 1] if watch else ():
+                sink.drop(self.last_event)
 
     def decide(self, decided: dict[int, list[Sink]] | None) -> None:
         """decided: who loses at which check, whatever is kept; it is emptied by that. None: as too much is kept. What

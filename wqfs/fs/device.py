@@ -103,6 +103,8 @@ class Device:
         """trio's, while it runs."""
         self._running = False
         self._rounds = 0
+        self._unseen = False
+        """Whether something was served since the journal has looked how much was done."""
         self._task_ready = False
         self._wake_trio: Callable[[], object]
         self._scope: trio.CancelScope
@@ -232,11 +234,15 @@ class Device:
         while True:
             if recorder is not None and (self._checkpoint_due or recorder.journal.is_due or self._leave is not None):
                 self._see_to_a_successor(recorder, seconds > 0)
-            may_rest = seconds > 0 and recorder is not None and recorder.journal.is_worn and not self._no_clone
+            may_rest = seconds > 0 and recorder is not None and self._no_clone is None
+            may_rest = may_rest and recorder is not None and (self._unseen or recorder.journal.is_worn)
             trio_is_ready = False
             ready = self._poll.poll(self._milliseconds_until(deadline, may_rest=may_rest) if seconds else 0)
-            if may_rest and not ready and time.monotonic() < deadline:
-                self._checkpoint_due = True
+            if ready:
+                self._unseen = True
+            elif may_rest and recorder is not None and time.monotonic() < deadline:
+                self._look(recorder)
+                self._checkpoint_due = self._checkpoint_due or recorder.journal.is_worn
             for fd, events in ready:
                 if fd == self._fd:
                     self._serve_kernel()
@@ -257,13 +263,17 @@ class Device:
                     recorder.outside()
             self._rounds += 1
             if recorder is not None and not self._rounds % _LOOK_EVERY:
-                recorder.journal.look()
+                self._look(recorder)
             if not seconds:
                 return
             if trio_is_ready or self._task_ready or time.monotonic() >= deadline:
                 # Else it would wait for all of its time: also where what was ready is no more when it looks itself.
                 self._wake_trio()
                 return
+
+    def _look(self, recorder: Recorder) -> None:
+        recorder.journal.look()
+        self._unseen = False
 
     def _see_to_a_successor(self, recorder: Recorder, all_wait: bool) -> None:
         """What is due, before anything else is served. all_wait: no task of trio's can go on; one that could would go

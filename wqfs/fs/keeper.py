@@ -29,10 +29,8 @@ _MESSAGE_MAX: Final = 4096
 class Keeper:
     """The server's side. Raises OSError where the process cannot be started."""
 
-    def __init__(self, mountpoint: str) -> None:
-        """mountpoint: absolute; the mount is there."""
-        there = mounting.mounted_at(mountpoint)
-        device = "" if there is None else there.device
+    def __init__(self, mountpoint: str, device: str) -> None:
+        """mountpoint: absolute; device: of the mount there, `major:minor`. Without it nothing is ever unmounted."""
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.settimeout(_LIMIT)
         with theirs:
@@ -65,6 +63,7 @@ def run(arguments: Sequence[str]) -> None:
     mountpoint, device = arguments
     with socket.socket(fileno=0) as server:
         while word := server.recv(_MESSAGE_MAX):
-            is_order = word in _WORDS.values()
-            complaint = mounting.try_unmount(mountpoint, word == _WORDS[True], device) if is_order else "what?"
+            complaint = "what?"
+            if word in _WORDS.values():
+                complaint = mounting.try_unmount(mountpoint, word == _WORDS[True], device) if device else ""
             server.send(complaint.encode(errors="replace")[:_MESSAGE_MAX] or _DONE)

@@ -54,13 +54,14 @@ def _fusermount() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Mounted:
-    """A line of /proc/self/mountinfo, as far as it is of use: device is `major:minor`; options are the
-    mount's own, super_options the filesystem's."""
+    """A line of /proc/self/mountinfo, as far as it is of use: device is `major:minor`; parent is the number of the
+    mount that it is on; options are the mount's own, super_options the filesystem's."""
 
     mountpoint: str
     device: str
     type: str
     number: int
+    parent: int
     options: str
     source: str
     super_options: str
@@ -85,6 +86,7 @@ def read_mount_table(file: BinaryIO) -> list[Mounted]:
                 device=fields[2].decode(),
                 type=type_.decode(),
                 number=int(fields[0]),
+                parent=int(fields[1]),
                 options=fields[5].decode(),
                 source=_unescaped(source),
                 super_options=os.fsdecode(super_options.rstrip()),
@@ -99,7 +101,23 @@ def _unescaped(field: bytes) -> str:
 
 def mounted_at(mountpoint: str) -> Mounted | None:
     """The topmost filesystem mounted exactly at `mountpoint` (an absolute path), or None."""
-    return next((found for found in reversed(mount_table()) if found.mountpoint == mountpoint), None)
+    return topmost(mount_table(), mountpoint)
+
+
+def topmost(table: list[Mounted], mountpoint: str) -> Mounted | None:
+    """Of the mounts at that path the one that no other there is on. The table's order does not tell: it is that of
+    their making, and a mount can be moved."""
+    here = [mount for mount in table if mount.mountpoint == mountpoint]
+    covered = {mount.parent for mount in here}
+    return next((mount for mount in reversed(here) if mount.number not in covered), None)
+
+
+def device_at(mountpoint: str) -> str:
+    """The device number, `major:minor`, of what is mounted there; "" where nothing is seen to be."""
+    with suppress(OSError):
+        there = mounted_at(mountpoint)
+        return "" if there is None else there.device
+    return ""
 
 
 def resolved(path: str) -> str:
@@ -256,8 +274,8 @@ def _explained(complaint: str, mountpoint: str) -> MountFailed:
 
 
 def unmount(mountpoint: str, lazy: bool, by: Callable[[str, bool], str] | None = None, device: str = "") -> bool:
-    """Unmount; lazy: even while it is in use. Returns whether no wqfs is mounted there any more, for
-    somebody else may have unmounted it meanwhile; logs why one still is, if lazy. by: who does it instead of
+    """Unmount; lazy: even while it is in use. Returns whether it is mounted there no more, for somebody else may
+    have unmounted it meanwhile; logs why it still is, if lazy. by: who does it instead of
     `try_unmount`, for the mount that it knows; device: see there."""
     complaint = by(mountpoint, lazy) if by else try_unmount(mountpoint, lazy, device)
     if complaint and lazy:
@@ -282,14 +300,15 @@ def clone(fuse_fd: int) -> int:
 
 
 def try_unmount(mountpoint: str, lazy: bool, device: str = "") -> str:
-    """As `unmount`, but returns what fusermount3 said when a wqfs is still mounted there, else "". device:
-    `major:minor` of the only one that is meant; another one there is left alone."""
+    """As `unmount`, but returns why it is mounted there still, in fusermount3's words, else "". device:
+    `major:minor` of the only one that is meant; another one there is left alone. "" for whatever is there."""
     if device:
         with suppress(OSError):  # no descriptor is left to look with
-            stack = [each.device for each in mount_table() if each.mountpoint == mountpoint]
-            if device not in stack:
+            table = mount_table()
+            if not any(mount.mountpoint == mountpoint and mount.device == device for mount in table):
                 return ""
-            if stack[-1] != device:
+            top = topmost(table, mountpoint)
+            if top is None or top.device != device:
                 return "another filesystem is mounted over it"
     command = [_fusermount(), "-u", *(["-z"] if lazy else []), "--", mountpoint]
     environment = {**os.environ, "LC_ALL": "C"}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from wqfs.fs import privileges, resuming, supervision
 from wqfs.fs.keeper import Keeper
-from wqfs.fs.mounting import unmount
+from wqfs.fs.mounting import device_at, unmount
 from wqfs.fs.options import Options
 from wqfs.fs.privileges import Identity, Privileged
 from wqfs.fs.process import call_process
@@ -40,6 +40,8 @@ class Service:
     state_fd: int | None = None
     """What the process before left of the mount, with which this one goes on."""
     _privileged: Privileged = field(default_factory=Privileged, init=False)
+    _device: str = field(default="", init=False)
+    """The mount's number, `major:minor`: only it is unmounted, whatever else is there by then."""
 
     def run(self, identity: Identity | None, on_started: Callable[[], object] | None) -> int:
         """Serve as `identity`, None for who this is, until the mount ends; returns the exit code.
@@ -48,6 +50,7 @@ class Service:
         daemon leaves the terminal, without it the log says so.
         """
         keeper: Keeper | None = None
+        self._device = device_at(self.mountpoint)
         try:
             if identity is not None:
                 keeper = self._become(identity)
@@ -65,6 +68,7 @@ class Service:
                 started,
                 self._say_line() or (lambda: None),
                 self._privileged.try_unmount,
+                self._device,
                 [] if self.state_fd is None else [self.state_fd],
             )
         finally:
@@ -75,7 +79,7 @@ class Service:
         """Be that user for good; what needs root is started before. Raises OSError."""
         keeper = None
         if self.ours:
-            keeper = Keeper(self.mountpoint)
+            keeper = Keeper(self.mountpoint, self._device)
             check = None
             if supervision.is_wanted(self._say_line()):
                 check = supervision.start_check(self.mountpoint, (identity.uid, identity.gid))
@@ -122,6 +126,7 @@ class Service:
                 on_ready,
                 owner=self.owner,
                 ours=self.ours,
+                device=self._device,
                 told=told,
                 privileged=self._privileged,
                 left=left,
@@ -133,7 +138,7 @@ class Service:
     def _end(self, error: Exception) -> int:
         """On a fault; returns the exit code."""
         if self.ours:
-            unmount(self.mountpoint, lazy=True, by=self._privileged.try_unmount)
+            unmount(self.mountpoint, lazy=True, by=self._privileged.try_unmount, device=self._device)
         if _is_out_of_files(error):
             sentence = "too many open files: let wqfs have 64 descriptors (ulimit -n 64)."
             return complain(self.program, f"{self.mountpoint}: {sentence}", EXIT_SYSTEM)

@@ -55,6 +55,7 @@ def serve(
     *,
     owner: tuple[int, int] | None = None,
     ours: bool = True,
+    device: str = "",
     told: Told | None = None,
     privileged: Privileged = NOTHING_PRIVILEGED,
     left: Left | None = None,
@@ -66,7 +67,8 @@ def serve(
     that end it, blocked by the caller, unblocked here once somebody listens; on_started: called
     once the kernel and the filesystem have greeted each other; on_ready: see watchdog.watch_over.
     owner: who mounted, uid and gid; None for who this is. ours: whether it was mounted here; else it is not unmounted
-    here, may not be seen from here, and is ready when it was greeted. told: the supervisor, with options.survive.
+    here, may not be seen from here, and is ready when it was greeted. device: its number, `major:minor`, if it is
+    known. told: the supervisor, with options.survive.
     privileged: what was started while this process was root, if it no longer is. left: by the process before, to go
     on with; then its options count.
     """
@@ -80,6 +82,7 @@ def serve(
     elif told is not None:
         recorder = Recorder(Journal(), Clock())
     session = _Session(mountpoint, fuse_fd, recorder, stop_signals, on_ready, told, privileged, ours=ours)
+    session.number = device
     if recorder is not None:
         recorder.real_fetch = session.fetch
     if left is not None:

@@ -82,12 +82,13 @@ def supervise(
     on_started: Callable[[], object],
     on_ready: Callable[[], object],
     try_unmount: Callable[[str, bool], str] | None = None,
+    device: str = "",
     of_the_daemon: Collection[int] = (),
 ) -> int:
     """Run `daemon` in a child process, and those that follow it, until the mount ends; returns the exit code.
 
     stop_signals: blocked by the caller; they go to the daemon. on_started: called when the first daemon's mount
-    answers; on_ready: when a look through it was answered. try_unmount: see mounting.unmount. of_the_daemon:
+    answers; on_ready: when a look through it was answered. try_unmount, device: see mounting.unmount. of_the_daemon:
     descriptors that this process does not keep.
     """
     ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -105,7 +106,7 @@ def supervise(
             os._exit(code)
     for fd in (tells, *of_the_daemon):
         os.close(fd)
-    return _Supervisor(mountpoint, pid, hears, on_started, on_ready, try_unmount).wait(stop_signals)
+    return _Supervisor(mountpoint, pid, hears, on_started, on_ready, try_unmount, device).wait(stop_signals)
 
 
 class _Supervisor:
@@ -117,10 +118,10 @@ class _Supervisor:
         on_started: Callable[[], object],
         on_ready: Callable[[], object],
         try_unmount: Callable[[str, bool], str] | None,
+        device: str,
     ) -> None:
         self._mountpoint = mountpoint
-        there = mounting.mounted_at(mountpoint)
-        self._device = "" if there is None else there.device
+        self._device = device
         self._try_unmount = try_unmount
         self._daemon = pid
         self._hears = hears
