@@ -365,6 +365,35 @@ def test_request_over_which_all_die_is_answered_with_eio(start: Start) -> None:
     assert len(machine.answers(machine.write(records, RECORD))) == 1
 
 
+def test_of_requests_that_pyfuse3_has_the_one_that_it_is_at_is_blamed(start: Start) -> None:
+    machine, _, _ = start()
+    refused = []
+    for _ in range(DEADLY):
+        machine.ask(fuse.MKDIR, bytes(8) + b"w\0", again=990)
+        machine.ask(fuse.MKDIR, bytes(8) + b"w\0", again=992)  # read after it, and waits for its turn
+        machine.recorder.names_go_on()
+        machine = successor(machine, start)
+        refused.append(machine.caught_up.refused)
+    assert (any(refused[:-1]), refused[-1]) == (False, f"opcode {fuse.MKDIR}, uid 0, pid 7")
+    again = machine.ask(fuse.MKDIR, bytes(8) + b"w\0", again=990)
+    machine.ask(fuse.MKDIR, bytes(8) + b"w\0", again=992)
+    assert machine.sent == [fuse.OUT_HEADER.pack(16, -errno.EIO, again)]
+    machine.recorder.names_go_on()
+    machine.recorder.names_wait()
+    assert successor(machine, start).caught_up.refused == ""
+
+
+def test_close_over_which_all_die_is_refused_and_nothing_stays_open(start: Start) -> None:
+    machine, queue, records = start()
+    close = fuse.IN_HEADER.pack(64, fuse.RELEASE, 990, 1, 0, 0, 7, 0, 0) + struct.pack("=QIIQ", records, 0, 0, 0)
+    for _ in range(DEADLY):
+        machine.recorder.journal.room[: len(close)] = close  # the kernel wrote it there, and the daemon died
+        machine = successor(machine, start)
+    assert machine.caught_up.refused == f"opcode {fuse.RELEASE}, uid 0, pid 7"
+    assert set(machine.recorder.channel.handles) == {queue}
+    assert set(successor(machine, start).recorder.channel.handles) == {queue}, "and it is noted"
+
+
 def test_what_was_read_last_and_is_no_close_is_not_done_again(start: Start) -> None:
     machine, queue, records = start()
     machine.ask(fuse.POLL, struct.pack("=QQII", queue, 5, 0, 0))  # not noted

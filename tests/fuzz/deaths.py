@@ -82,7 +82,7 @@ class Mortal(World):
         if opcode is None:
             return super()._run(method)
         self.recorder._asked.clear()
-        self.recorder._asked[self._next_name] = opcode
+        self.recorder._asked[self._next_name] = fuse.START.pack(0, opcode, self._next_name)
         value, error = super()._run(method)
         before = len(self.replies)
         self.recorder.replied(fuse.OUT_HEADER.pack(fuse.OUT_HEADER.size, -error, self._next_name))

@@ -270,18 +270,24 @@ class Channel:
 
     def _release(self, message: memoryview, size: int) -> None:
         unique, fh = fuse.RELEASE_IN.unpack_from(message)
+        handle = self.drop(fh)
+        try:
+            if handle is not None:
+                handle.release()
+        finally:
+            self._error(unique, 0)
+
+    def drop(self, fh: int) -> Handle | None:
+        """Forget an open file; returns it, for it does not know. None if there is none."""
         handle = self.handles.pop(fh, None)
         uid = self.opened_by.pop(fh, None)
         if uid is not None:
             self.opened.give(uid)
-        try:
-            if handle is not None:
-                source = handle.source()
-                if source is not None and source.pollers.pop(handle, None) is not None:
-                    source.arm()
-                handle.release()
-        finally:
-            self._error(unique, 0)
+        if handle is not None:
+            source = handle.source()
+            if source is not None and source.pollers.pop(handle, None) is not None:
+                source.arm()
+        return handle
 
     # -- who waits
 

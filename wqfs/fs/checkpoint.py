@@ -130,7 +130,7 @@ class Checkpoints:
 
     def _wait(self, generation: int, daemon: int, dismissed: int) -> None:
         """Until dismissed, or until the daemon dies: then raises TakeOver in a new process. What ends the daemon's
-        process group is for the daemon alone: blocked before the fork, and forgotten here."""
+        process group is for the daemon alone, and ignored here."""
         assert self._journal is not None
         for number in _OF_THE_GROUP:
             signal.signal(number, signal.SIG_IGN)

@@ -228,6 +228,7 @@ class Device:
         recorder = self._recorder
         self._task_ready = False
         if recorder is not None:
+            recorder.names_wait()
             recorder.outside()
             if self._checkpoint_due and not seconds and not self._try_at:
                 return  # tasks of trio's go on first, and then there is a checkpoint before anything is served
@@ -264,11 +265,12 @@ class Device:
             self._rounds += 1
             if recorder is not None and not self._rounds % _LOOK_EVERY:
                 self._look(recorder)
-            if not seconds:
-                return
-            if trio_is_ready or self._task_ready or time.monotonic() >= deadline:
-                # Else it would wait for all of its time: also where what was ready is no more when it looks itself.
-                self._wake_trio()
+            if not seconds or trio_is_ready or self._task_ready or time.monotonic() >= deadline:
+                if recorder is not None:
+                    recorder.names_go_on()
+                if seconds:
+                    # Else it would wait for all of its time: also where what was ready is no more when it looks itself.
+                    self._wake_trio()
                 return
 
     def _look(self, recorder: Recorder) -> None:

@@ -6,7 +6,7 @@ of G (the one, or the other, in turn) has what came after. All begins at whole w
 order.
 
     header   which counts: the generation, 32 bits, and the pid of the checkpoint; of either buffer its mark; the
-             request that a daemon died over, and how many did in a row
+             request that a daemon died over, and how many did in a row; the head of the request that pyfuse3 is at
     room     the request that was read last, noted or not; its first word is 0 where there is none
     entry    time in nanoseconds; kind 8 bits, bytes of payload 24 bits; mark 32 bits; payload, filled up to a word
 
@@ -35,6 +35,8 @@ _COUNTS: Final = 0
 _MARKS: Final = (1, 2)
 _DEADLY: Final = 3
 _DEATHS: Final = 4
+_AT_WORK: Final = 5
+_AT_WORK_WORDS: Final = 5
 _WORD: Final = 8
 _ROOM_AT: Final = mmap.PAGESIZE
 _DATA_AT: Final = _ROOM_AT + (BUFFER_SIZE + mmap.PAGESIZE - 1 & -mmap.PAGESIZE)
@@ -142,6 +144,17 @@ class Journal:
         if at >= self._due_at:
             self._come_to(at)
 
+    @property
+    def at_work(self) -> bytes:
+        """The head of the request that somebody else carries out for the daemon; zeros for none."""
+        start = _AT_WORK * _WORD
+        return self.memory[start : start + _AT_WORK_WORDS * _WORD]
+
+    @at_work.setter
+    def at_work(self, head: bytes) -> None:
+        start = _AT_WORK * _WORD
+        self.memory[start : start + _AT_WORK_WORDS * _WORD] = head.ljust(_AT_WORK_WORDS * _WORD, b"\0")
+
     def empty_room(self) -> None:
         """What was read last is seen to."""
         self._words[_ROOM_AT // _WORD] = 0
@@ -175,8 +188,8 @@ class Journal:
         self._start_at(side, at)
 
     def died_over(self, unique: int) -> int:
-        """A daemon died over the request `unique`: it had read that last, and not noted it. Returns how many in a row
-        have died over that one."""
+        """A daemon died over the request `unique`, as far as can be told. Returns how many in a row have died over that
+        one."""
         words = self._words
         words[_DEATHS] = words[_DEATHS] + 1 if words[_DEADLY] == unique else 1
         words[_DEADLY] = unique

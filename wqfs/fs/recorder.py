@@ -32,9 +32,10 @@ from wqfs.fs.handles.fetching import Fetch
 from wqfs.fs.journal import REQUEST, Entry, Journal
 from wqfs.watches import Sink
 
-REQUEST_AND_MORE, NAME, REPLY, COLLECT, END_WAITS, HANG_UP, TAKE_OVER, FETCHED, LET_GO = range(REQUEST + 1, 10)
+REQUEST_AND_MORE, NAME, REPLY, COLLECT, END_WAITS, HANG_UP, TAKE_OVER, FETCHED, LET_GO, DROP = range(REQUEST + 1, 11)
 _RESEND: Final = fuse.FUSE_UNIQUE_RESEND
 _U32 = struct.Struct("=I")
+_FH = struct.Struct("=Q")
 _START = fuse.START.unpack_from
 _OUT_SIZE: Final = fuse.OUT_HEADER.size
 _OUTSIDE, _NOTED = 0, -1
@@ -99,8 +100,9 @@ class Recorder(Note):
         self._fetching: dict[int, Take] = {}
         """What is being read of callers' memory, and who takes it: by the number of the read."""
         self._replaying = False
-        self._asked: dict[int, int] = {}
-        """Requests that pyfuse3 has not answered yet, in their order: unique -> opcode."""
+        self._asked: dict[int, bytes] = {}
+        """Requests that pyfuse3 has not answered yet, in their order: unique -> head."""
+        self._names_work = False
         self._changed_by = 0
         """The request whose change is noted, and whose reply is not yet."""
         self._answers: dict[int, bytes] = {}
@@ -113,7 +115,7 @@ class Recorder(Note):
         """Between two requests, while nothing is asked of pyfuse3. Without what `come_back` makes anew; who waits for a
         look into memory asks again."""
         made_anew = ("journal", "send", "unsent", "forward", "drain", "real_fetch", "_asked", "_decided", "_fetching",
-                     "_let_go", "_unnoted")  # fmt: skip
+                     "_let_go", "_names_work", "_unnoted")  # fmt: skip
         return {name: value for name, value in self.__dict__.items() if name not in made_anew}
 
     @property
@@ -125,6 +127,7 @@ class Recorder(Note):
         """After the attributes were written down and read back, in another process."""
         self.journal = journal
         self._asked, self._decided, self._fetching, self._let_go = {}, {}, {}, []
+        self._names_work = False
         self._unnoted = self.channel.servers
         self._go_live()
         self.filesystem.come_back(self)
@@ -185,7 +188,7 @@ class Recorder(Note):
         """The channel's `forward`."""
         _, opcode, unique = fuse.START.unpack_from(message)
         if opcode not in _NO_REPLY:
-            self._asked[unique] = opcode
+            self._asked[unique] = message[: fuse.IN_HEADER.size]
         if opcode == fuse.INIT:
             self.init_message = message
         self.forward(message)
@@ -214,6 +217,18 @@ class Recorder(Note):
     def may_fork(self) -> bool:
         """Whether no name is between its change and its reply."""
         return not self._changed_by
+
+    def names_go_on(self) -> None:
+        """pyfuse3 is let go on, with the oldest request that it has. Should the daemon die, that is why, perhaps."""
+        if self._asked:
+            self._names_work = True
+            self.journal.at_work = next(iter(self._asked.values()))
+
+    def names_wait(self) -> None:
+        """It waits again."""
+        if self._names_work:
+            self._names_work = False
+            self.journal.at_work = b""
 
     def receive_again(self, message: memoryview, size: int) -> None:
         """As Channel.receive, as long as requests can come that came before."""
@@ -354,7 +369,7 @@ class Recorder(Note):
         # Replies of names before this one may still be in the socket; then the oldest request is this one.
         self.drain()
         opcode = _NAME_OPCODES[change[0]]
-        unique = next((asked for asked, kind in self._asked.items() if kind == opcode), 0)
+        unique = next((asked for asked, head in self._asked.items() if _START(head)[1] == opcode), 0)
         self._changed_by = unique
         self._append(NAME, pickle.dumps((unique, change)))
         self._flush()
@@ -450,6 +465,11 @@ class Recorder(Note):
         unique &= ~_RESEND
         self._answers[unique] = fuse.OUT_HEADER.pack(_OUT_SIZE, -errno.EIO, unique)
 
+    def drop(self, fh: int) -> None:
+        """Let go of an open file without what closing it would do, over which daemons die."""
+        self.channel.drop(fh)
+        self._append(DROP, _FH.pack(fh))
+
     def takes_over(self, unnoted: bytes) -> None:
         """This process is the daemon now, and so is noted, for it may die too. unnoted: what has to be done then that
         nobody has noted."""
@@ -457,8 +477,10 @@ class Recorder(Note):
         self._asked.clear()
         self._changed_by = 0
         self.channel.forget_asked()
+        self._names_work = False
         self.journal.append(TAKE_OVER, self.clock.read(), unnoted)
         self.journal.empty_room()
+        self.journal.at_work = b""
 
     def _again(self, entry: Entry) -> None:
         payload = entry.payload
@@ -483,6 +505,8 @@ class Recorder(Note):
             self._end_waits(*pickle.loads(payload))
         elif entry.kind == HANG_UP:
             self.filesystem.hang_up()
+        elif entry.kind == DROP:
+            self.channel.drop(*_FH.unpack(payload))
         elif entry.kind == LET_GO:
             self._let_go_again(pickle.loads(payload))
         elif entry.kind == FETCHED:

@@ -37,10 +37,10 @@ def catch_up(recorder: Recorder, generation: int) -> CaughtUp:
     journal.go_on(generation)
     entries = list(journal.entries(generation))
     unnoted = bytes(journal.room[:_CLOSE_SIZE])
-    length, opcode, unique = fuse.START.unpack_from(unnoted)
-    uid, _, pid = fuse.CALLER.unpack_from(unnoted)
-    if unique == _last_noted(entries):
-        length, unnoted = 0, b""
+    if fuse.START.unpack_from(unnoted)[2] == _last_noted(entries):
+        unnoted = bytes(_CLOSE_SIZE)
+    # It died over what pyfuse3 was at, if it was that one's turn; else over what it had read last.
+    blamed = journal.at_work if any(journal.at_work) else unnoted
     if entries and entries[-1].kind == TAKE_OVER and entries[-1].payload:
         unnoted = entries[-1].payload  # of a successor that died before it had done it
     left_out = _unanswered_names(entries)
@@ -60,12 +60,15 @@ def catch_up(recorder: Recorder, generation: int) -> CaughtUp:
     recorder.has_died(_last_said(entries, said))
     if not _is_open_close(recorder, unnoted):
         unnoted = b""
-    # Now, for a successor that dies before this has not read the request.
-    refused = ""
-    if length and journal.died_over(unique & ~fuse.FUSE_UNIQUE_RESEND) >= DEADLY:
+    length, opcode, unique = fuse.START.unpack_from(blamed)
+    uid, _, pid = fuse.CALLER.unpack_from(blamed)
+    is_refused = length and journal.died_over(unique & ~fuse.FUSE_UNIQUE_RESEND) >= DEADLY
+    if is_refused:
         recorder.refuse(unique)
-        refused = f"opcode {opcode}, uid {uid}, pid {pid}"
     recorder.takes_over(unnoted)
+    if is_refused and opcode == fuse.RELEASE:
+        recorder.drop(fuse.RELEASE_IN.unpack_from(blamed)[1])
+    refused = f"opcode {opcode}, uid {uid}, pid {pid}" if is_refused else ""
     return CaughtUp(len(entries), unnoted, refused)
 
 
