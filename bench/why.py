@@ -18,6 +18,9 @@ WHY: dict[str, str] = {
     '"rounds from .. to". It was met (0.33) in the quieter runs before',
     "post_line": "in this run the machine was slower by a third to a half for every server; 59,700/s in a quieter "
     "run before, of nearly the same code",
+    "ioctl": "as the reads: met in quieter runs (1.11 to 1.20)",
+    "post_block": "in this run the machine was slower by half for every server; 58,000/s in the better rounds of runs "
+    "of the same day",
     "ioctl_busy": "making, raising and catching the refusal and keeping its sentence for the file `errors` "
     "takes 1.3 us more than an unknown ioctl; the C server keeps none",
     "write": "the C server takes 0.30 of pyfuse3's time; parsing the record, giving it a number and queueing it in "
