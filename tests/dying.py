@@ -31,8 +31,8 @@ MARK = 0xABCDEF
 SET_SIZE = 0x5760
 LOSS = (0, 1)
 _SLOWEST = 3.0
-"""Seconds that nobody may wait for a restart here, where the machine may be busy with others. For who waits for a record
-one second is the limit, which `make soak` judges."""
+"""Seconds that nobody may wait for a restart here, where the machine may be busy with others. For who waits for a
+record one second is the limit, which `make soak` judges."""
 _LEFT_S = 5.0
 """For the last close to be heard of: it is nobody's call."""
 
