@@ -10,6 +10,8 @@ import pickle
 import random
 import re
 import struct
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -200,6 +202,14 @@ def test_loss_is_told_once_where_it_was() -> None:
             pieces.append(piece)
         reads.append(pieces)
     assert reads[0] == reads[1] and any(struct.pack("=II", 1 << 24, 8) in piece for piece in reads[0])
+
+
+def test_changed_state_with_the_right_checksum_is_refused_in_words() -> None:
+    """In a process of its own, whose memory is limited: see there."""
+    command = [sys.executable, "-m", "tests.fuzz.left", "--count", "300"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 0 and "'refused'" in done.stdout, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
 
 
 def test_mount_goes_on_as_a_mount() -> None:

@@ -15,6 +15,7 @@ import os
 import struct
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from select import POLLHUP
 from typing import Any, Protocol
 
@@ -418,8 +419,9 @@ class Log:
             self._counted = size
 
     def __del__(self) -> None:
-        if self._kept is not None:
-            self._kept.used -= self._counted
+        with suppress(AttributeError):  # of a state that was refused, half made
+            if self._kept is not None:
+                self._kept.used -= self._counted
 
     @property
     def held(self) -> int:

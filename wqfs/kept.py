@@ -11,6 +11,7 @@ The counts are estimates of what the objects take, strings by their length and t
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 EVENT_BYTES: Final = 700
@@ -43,7 +44,8 @@ class Batch:
         self._kept.used += size
 
     def __del__(self) -> None:
-        self._kept.used -= self._bytes
+        with suppress(AttributeError):  # of a state that was refused, half made
+            self._kept.used -= self._bytes
 
 
 class Account:

@@ -29,8 +29,9 @@ from wqfs import __version__
 FORMAT: Final = 7
 """Of what this version writes, and the only one that it reads."""
 _MAGIC: Final = b"wqfs state\0\0"
-_HEAD: Final = struct.Struct("<12sIQI28s")
-assert _HEAD.size == 56
+HEAD: Final = struct.Struct("<12sIQI28s")
+"""magic, format, length of the body, its CRC-32, version."""
+assert HEAD.size == 56
 _FOREIGN: Final = frozenset(
     (
         ("builtins", "bytearray"), ("builtins", "bytes"), ("builtins", "frozenset"), ("builtins", "set"),
@@ -84,13 +85,13 @@ def dump(root: object, shapes: Shapes | None = None) -> bytes:
         done += len(states)
         writer.dump(states)
     data = body.getvalue()
-    return _HEAD.pack(_MAGIC, FORMAT, len(data), zlib.crc32(data), __version__.encode()[:28]) + data
+    return HEAD.pack(_MAGIC, FORMAT, len(data), zlib.crc32(data), __version__.encode()[:28]) + data
 
 
 def load(data: bytes | memoryview) -> Any:
     """The root again. Raises StateRefused."""
     check(data)
-    reader = _Reader(io.BytesIO(data[_HEAD.size :]))
+    reader = _Reader(io.BytesIO(data[HEAD.size :]))
     try:
         root = reader.load()
         done = 0
@@ -99,20 +100,20 @@ def load(data: bytes | memoryview) -> Any:
             for node, state in zip(reader.nodes[done : done + len(states)], states, strict=True):
                 _set_state(node, state)
             done += len(states)
-    except (pickle.UnpicklingError, AttributeError, EOFError, ImportError, LookupError, TypeError, ValueError) as error:
+    except Exception as error:  # a pickle can name anything of ours, which may raise anything
         raise StateRefused(f"its format is {FORMAT} and yet it cannot be read: {error!r}") from error
     return root
 
 
 def check(data: bytes | memoryview) -> None:
     """Look at the head, and whether all is there. Raises StateRefused."""
-    if len(data) < _HEAD.size or bytes(data[: len(_MAGIC)]) != _MAGIC:
+    if len(data) < HEAD.size or bytes(data[: len(_MAGIC)]) != _MAGIC:
         raise StateRefused("it is no state of a wqfs mount")
-    _, format_, size, checksum, version = _HEAD.unpack_from(data)
+    _, format_, size, checksum, version = HEAD.unpack_from(data)
     if format_ != FORMAT:
         by = version.rstrip(b"\0").decode("ascii", "replace")
         raise StateRefused(f"it has the format {format_}, of wqfs {by}; wqfs {__version__} reads the format {FORMAT}")
-    if len(data) != _HEAD.size + size or zlib.crc32(data[_HEAD.size :]) != checksum:
+    if len(data) != HEAD.size + size or zlib.crc32(data[HEAD.size :]) != checksum:
         raise StateRefused(f"it is not whole: expected {size} bytes, and their checksum")
 
 
