@@ -278,6 +278,29 @@ def test_keeper_leaves_what_it_was_not_made_for(tmp_path: Path) -> None:
                 mounting.unmount(str(path), lazy=True)
 
 
+def test_keeper_that_knows_no_number_unmounts_nothing(tmp_path: Path) -> None:
+    with mounted(tmp_path) as mount:
+        keeper = Keeper(str(mount.path), "")
+        try:
+            assert keeper.try_unmount(str(mount.path), lazy=True) == ""
+            assert is_mounted(mount.path)
+        finally:
+            keeper.close()
+
+
+def test_keeper_does_nothing_for_what_is_no_word_of_its(tmp_path: Path) -> None:
+    with mounted(tmp_path) as mount:
+        keeper = Keeper(str(mount.path), mounting.device_at(str(mount.path)))
+        try:
+            for word in (b"unmount\0", b"detach /", b"unmoun", b"\xff" * 4096, b"x" * 60_000):
+                keeper._socket.send(word)
+                assert keeper._socket.recv(4096) == b"what?"
+            assert is_mounted(mount.path)
+            assert keeper.try_unmount(str(mount.path), lazy=False) == ""
+        finally:
+            keeper.close()
+
+
 def test_keeper_says_why_it_could_not(tmp_path: Path) -> None:
     with mounted(tmp_path) as mount:
         keeper = Keeper(str(mount.path), mounting.device_at(str(mount.path)))
