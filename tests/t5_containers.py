@@ -57,7 +57,7 @@ def test_image_has_what_the_page_says_and_no_compiler(host: Host) -> None:
         podman run --rm wqfs sh -c '
             wqfs --version
             ls /usr/local/include
-            ls -A /src
+            ls -A /src 2>&1
             command -v gcc make || echo none'
     """)
     assert re.search(r"^wqfs \d.*\nwqfs\.h\nls: cannot access '/src'.*\nnone$", said, re.MULTILINE), said
