@@ -18,7 +18,8 @@ WHY: dict[str, str] = {
     '"rounds from .. to". It was met (0.33) in the quieter runs before',
     "post_line": "in this run the machine was slower by a third to a half for every server; 59,700/s in a quieter "
     "run before, of nearly the same code",
-    "ioctl": "as the reads: met in quieter runs (1.11 to 1.20)",
+    "ioctl": "as the reads: 1.24 x in the whole run before, 1.11 x in a part of one of the same day, both of the code "
+    "before",
     "post_block": "in this run the machine was slower by half for every server; 58,000/s in the better rounds of runs "
     "of the same day",
     "ioctl_busy": "making, raising and catching the refusal and keeping its sentence for the file `errors` "

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -260,9 +261,13 @@ def test_identity_of_a_number_without_a_name() -> None:
 # -- the process that unmounts
 
 
+def keeper_of(mount: Mount) -> Keeper:
+    return Keeper(str(mount.path), mounting.device_at(str(mount.path)))
+
+
 def test_keeper_leaves_what_it_was_not_made_for(tmp_path: Path) -> None:
     with mounted(tmp_path) as mount:
-        keeper = Keeper(str(mount.path), mounting.device_at(str(mount.path)))
+        keeper = keeper_of(mount)
         try:
             subprocess.run(["fusermount3", "-u", mount.path], check=True, timeout=LIMIT)
             mount.process.wait(LIMIT)
@@ -279,38 +284,26 @@ def test_keeper_leaves_what_it_was_not_made_for(tmp_path: Path) -> None:
 
 
 def test_keeper_that_knows_no_number_unmounts_nothing(tmp_path: Path) -> None:
-    with mounted(tmp_path) as mount:
-        keeper = Keeper(str(mount.path), "")
-        try:
-            assert keeper.try_unmount(str(mount.path), lazy=True) == ""
-            assert is_mounted(mount.path)
-        finally:
-            keeper.close()
+    with mounted(tmp_path) as mount, closing(Keeper(str(mount.path), "")) as keeper:
+        assert keeper.try_unmount(str(mount.path), lazy=True) == ""
+        assert is_mounted(mount.path)
 
 
 def test_keeper_does_nothing_for_what_is_no_word_of_its(tmp_path: Path) -> None:
-    with mounted(tmp_path) as mount:
-        keeper = Keeper(str(mount.path), mounting.device_at(str(mount.path)))
-        try:
-            for word in (b"unmount\0", b"detach /", b"unmoun", b"\xff" * 4096, b"x" * 60_000):
-                keeper._socket.send(word)
-                assert keeper._socket.recv(4096) == b"what?"
-            assert is_mounted(mount.path)
-            assert keeper.try_unmount(str(mount.path), lazy=False) == ""
-        finally:
-            keeper.close()
+    with mounted(tmp_path) as mount, closing(keeper_of(mount)) as keeper:
+        for word in (b"unmount\0", b"detach /", b"unmoun", b"\xff" * 4096, b"x" * 60_000):
+            keeper._socket.send(word)
+            assert keeper._socket.recv(4096) == b"what?"
+        assert is_mounted(mount.path)
+        assert keeper.try_unmount(str(mount.path), lazy=False) == ""
 
 
 def test_keeper_says_why_it_could_not(tmp_path: Path) -> None:
-    with mounted(tmp_path) as mount:
-        keeper = Keeper(str(mount.path), mounting.device_at(str(mount.path)))
-        try:
-            with opened(mount.path / "post", os.O_WRONLY):
-                assert "busy" in keeper.try_unmount(str(mount.path), lazy=False)
-            assert keeper.try_unmount(str(mount.path), lazy=False) == ""
-            assert not is_mounted(mount.path)
-        finally:
-            keeper.close()
+    with mounted(tmp_path) as mount, closing(keeper_of(mount)) as keeper:
+        with opened(mount.path / "post", os.O_WRONLY):
+            assert "busy" in keeper.try_unmount(str(mount.path), lazy=False)
+        assert keeper.try_unmount(str(mount.path), lazy=False) == ""
+        assert not is_mounted(mount.path)
 
 
 # -- the filter

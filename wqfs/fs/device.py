@@ -235,8 +235,12 @@ class Device:
         while True:
             if recorder is not None and (self._checkpoint_due or recorder.journal.is_due or self._leave is not None):
                 self._see_to_a_successor(recorder, seconds > 0)
-            may_rest = seconds > 0 and recorder is not None and self._no_clone is None
-            may_rest = may_rest and recorder is not None and (self._unseen or recorder.journal.is_worn)
+            may_rest = (
+                recorder is not None
+                and seconds > 0
+                and self._no_clone is None
+                and (self._unseen or recorder.journal.is_worn)
+            )
             trio_is_ready = False
             ready = self._poll.poll(self._milliseconds_until(deadline, may_rest=may_rest) if seconds else 0)
             if ready:

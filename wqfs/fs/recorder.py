@@ -157,7 +157,7 @@ class Recorder(Note):
     def answer(self, message: bytes) -> None:
         """The channel's `send`: nothing leaves before it is noted why."""
         size = self._size
-        if size > 0:
+        if size > 0:  # as `_note` and `_put`, in place: two calls less for each answer
             self._size = _NOTED
             if self._memory or self._let_go:
                 self._note_with_more(size)
@@ -179,7 +179,7 @@ class Recorder(Note):
             self._held.append(message)
             return
         self._size = _NOTED
-        try:
+        try:  # as `_put`
             self.send(message)
         except OSError as error:
             self.unsent(message, error)

@@ -40,7 +40,8 @@ def catch_up(recorder: Recorder, generation: int) -> CaughtUp:
     if fuse.START.unpack_from(unnoted)[2] == _last_noted(entries):
         unnoted = bytes(_CLOSE_SIZE)
     # It died over what pyfuse3 was at, if it was that one's turn; else over what it had read last.
-    blamed = journal.at_work if any(journal.at_work) else unnoted
+    at_work = journal.at_work
+    blamed = at_work if any(at_work) else unnoted
     if entries and entries[-1].kind == TAKE_OVER and entries[-1].payload:
         unnoted = entries[-1].payload  # of a successor that died before it had done it
     left_out = _unanswered_names(entries)
