@@ -9,16 +9,17 @@ import socket
 import subprocess
 from pathlib import Path
 
-from tests.tools import LIMIT, MOUNT_COMMAND, Mount, names_below, wait_until
+from tests.daemons import wait_for_checkpoint
+from tests.tools import LIMIT, MOUNT_COMMAND, Mount, wait_until
 
 
 class Served(Mount):
     """The mount of a process that a Service has started."""
 
-    def __init__(self, path: Path, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, path: Path, process: subprocess.Popen[bytes], log: Path, options: str) -> None:
         self.path = path
         self.process = process
-        self._log = log
+        self._log, self._options = log, options
 
 
 class Service:
@@ -43,9 +44,9 @@ class Service:
         """The next process, with what is kept; returns its mount once it is ready."""
         self.launch()
         self.wait("READY=1")
-        self.mount = Served(self.path, self.process, self.folder / "log")
+        self.mount = Served(self.path, self.process, self.folder / "log", self.options)
         if "nosurvive" not in self.options:
-            wait_until(lambda: "wqfs-checkpoint" in names_below(self.process.pid), "a checkpoint")
+            wait_for_checkpoint(self.process.pid)
         return self.mount
 
     def launch(self) -> None:

@@ -206,7 +206,8 @@ class Machine:
         recorder.forward = lambda message: None
         recorder.drain = lambda: None
         recorder.attach(Channel(recorder.answer, recorder.pass_on, show=recorder.show))
-        recorder.filesystem = self.filesystem = Filesystem(Options(), 0, 0, lambda *_: None, recorder.clock.read)
+        recorder.real_fetch = lambda *_: None
+        recorder.filesystem = self.filesystem = Filesystem(Options(), 0, 0, recorder.fetch, recorder.clock.read)
         self.filesystem.note = recorder
         self.filesystem.channel = recorder.channel
         recorder.journal.turn_to(1)

@@ -22,10 +22,9 @@ from typing import Any
 
 import pytest
 
+from tests.daemons import needs_resend, wait_for_checkpoint
 from tests.manager import Service
-from tests.t3_survive import daemon
-from tests.t3_survive import pytestmark as needs_resend
-from tests.tools import LIMIT, ROOT, Call, Mount, deliver, names_below, numbers, record, wait_until
+from tests.tools import LIMIT, ROOT, Call, Mount, deliver, numbers, record, wait_until
 from wqfs import __version__
 
 pytestmark = needs_resend
@@ -171,7 +170,7 @@ def test_daemon_that_went_on_may_be_killed(service: Service) -> None:
     fd = os.open(folder / "queue", os.O_RDONLY)
     reads = Call(os.read, fd, 4096)
     mount.wait_for_readers(folder)
-    os.kill(daemon(mount), signal.SIGKILL)
+    os.kill(mount.daemon, signal.SIGKILL)
     deliver(mount, record(5))
     assert numbers(reads.result()) == [5]
     os.close(fd)
@@ -181,7 +180,7 @@ def test_daemon_that_went_on_may_be_killed(service: Service) -> None:
 def test_daemon_that_dies_while_it_hands_over_is_followed_by_one_that_does(service: Service) -> None:
     folder = service.mount.watch()
     deliver(service.mount, record(1))
-    dying = daemon(service.mount)
+    dying = service.mount.daemon
     service.process.send_signal(signal.SIGUSR2)
     service.wait("FDSTORE=1")  # it waits for an answer that does not come
     os.kill(dying, signal.SIGKILL)
@@ -199,7 +198,7 @@ def test_order_that_kills_each_daemon_ends_in_a_mount_that_is_served(service: Se
     service.process.send_signal(signal.SIGUSR2)
     for _ in range(3):
         service.wait("FDSTORE=1")
-        os.kill(daemon(service.mount), signal.SIGKILL)
+        os.kill(service.mount.daemon, signal.SIGKILL)
         service.wait("FDSTOREREMOVE=1")  # of who has taken over
         service.said.clear()
     assert os.listdir(service.path / "watches") == [folder.name]
@@ -226,16 +225,16 @@ def test_process_that_fails_before_it_serves_leaves_the_mount_in_the_store(servi
 
 def test_state_is_kept_open_by_nobody_who_serves(service: Service) -> None:
     mount = service.restart()
-    for pid in (mount.process.pid, daemon(mount)):
+    for pid in (mount.process.pid, mount.daemon):
         opened = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
         assert not [each for each in opened if "wqfs-state" in each]
 
 
 def test_restart_after_a_death(service: Service) -> None:
     folder = service.mount.watch()
-    os.kill(daemon(service.mount), signal.SIGKILL)
+    os.kill(service.mount.daemon, signal.SIGKILL)
     deliver(service.mount, record(1))
-    wait_until(lambda: "wqfs-checkpoint" in names_below(service.process.pid), "a checkpoint")
+    wait_for_checkpoint(service.process.pid)
     deliver(service.restart(), record(2))
     fd = os.open(folder / "queue", os.O_RDONLY | os.O_NONBLOCK)
     assert numbers(os.read(fd, 4096)) == [1, 2]
@@ -280,7 +279,7 @@ def test_server_that_is_another_user_hands_over_too(service_with: Callable[..., 
     service.mount.watch("kept")
     mount = service.restart()
     assert os.listdir(mount.path / "watches") == ["kept"]
-    assert Path(f"/proc/{daemon(mount)}").stat().st_uid == pwd.getpwnam("nobody").pw_uid
+    assert Path(f"/proc/{mount.daemon}").stat().st_uid == pwd.getpwnam("nobody").pw_uid
     mount.process.send_signal(signal.SIGTERM)
     assert mount.process.wait(LIMIT) == 0
     assert not os.path.ismount(mount.path)
@@ -441,7 +440,7 @@ def test_order_to_stop_that_comes_meanwhile_is_for_nobody(service: Service) -> N
 
 def order_both_at_once(service: Service) -> None:
     """The daemon hears of SIGUSR2 and SIGTERM at the same moment; wait for the end of the service."""
-    pid = daemon(service.mount)
+    pid = service.mount.daemon
     os.kill(pid, signal.SIGSTOP)
     try:
         wait_until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] == "T", "the stop")

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.daemons import check_deaths, wait_for_checkpoint
 from tests.t1_run_numbers import HEADERS
 from tests.t3_supervision import Manager
-from tests.t3_survive import check_deaths
 from tests.tools import (
     LIMIT,
     MOUNT_COMMAND,
@@ -26,7 +26,6 @@ from tests.tools import (
     children_of,
     is_mounted,
     mounted,
-    names_below,
     opened,
     running,
     wait_until,
@@ -68,7 +67,7 @@ def test_server_has_no_privilege_left(served: Mount) -> None:
 
 
 def test_checkpoint_has_no_privilege_either_and_who_unmounts_is_root(served: Mount) -> None:
-    wait_until(lambda: "wqfs-checkpoint" in names_below(served.process.pid), "a checkpoint")
+    wait_for_checkpoint(served.process.pid)
     daemon = served.daemon
     wait_until(lambda: len(children_of(daemon)) == 1, "the one before to be gone")
     (checkpoint,) = children_of(daemon)
@@ -153,7 +152,7 @@ def test_killed_server_takes_the_other_process_with_it() -> None:
 
 def test_successor_has_no_privilege_either(served: Mount) -> None:
     watch = served.watch()
-    wait_until(lambda: "wqfs-checkpoint" in names_below(served.process.pid), "a checkpoint")
+    wait_for_checkpoint(served.process.pid)
     before = served.daemon
     os.kill(before, signal.SIGKILL)
     assert served.status(watch)["queued"] == 0
@@ -168,7 +167,7 @@ def test_successor_has_no_privilege_either(served: Mount) -> None:
 @pytest.mark.timeout(300)
 def test_killed_fifty_times_every_event_comes_once() -> None:
     with public_mount(f"{OPTIONS},survive,depth=512") as served:
-        wait_until(lambda: "wqfs-checkpoint" in names_below(served.process.pid), "a checkpoint")
+        wait_for_checkpoint(served.process.pid)
         check_deaths(served, 50, 3, limit=250)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.t3_survive import can_ask_again
+from tests.daemons import can_ask_again
 from tests.tools import ROOT
 
 pytestmark = [

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.daemons import wait_for_checkpoint, wait_for_successor
 from tests.dying import daemon_of
 from tests.tools import LIMIT, MOUNT_COMMAND, is_mounted, names_below, wait_until
 
@@ -120,10 +121,10 @@ def test_watchdog_is_fed_by_successors_too(tmp_path: Path) -> None:
         process,
     ):
         manager.wait("WATCHDOG=1")
-        wait_until(lambda: "wqfs-checkpoint" in names_below(process.pid), "a checkpoint")
+        wait_for_checkpoint(process.pid)
         before = daemon_of(process.pid)
         os.kill(before, signal.SIGKILL)
-        wait_until(lambda: daemon_of(process.pid) not in (0, before), "a successor")
+        wait_for_successor(process.pid, before)
         while manager.listen(0.01):
             pass  # what the one before had said
         heard = len(manager.said)

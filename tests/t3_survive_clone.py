@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.dying import daemon_of
+from tests.daemons import kill, wait_for_checkpoint, wait_for_successor
 from tests.tools import (
     LIMIT,
     Call,
@@ -36,20 +36,13 @@ from tests.tools import (
 @pytest.fixture
 def mount(mount_with: Callable[[str], Mount]) -> Mount:
     made = mount_with("clone,depth=512")
-    wait_for_checkpoint(made)
+    wait_for_checkpoint(made.process.pid)
     return made
 
 
-def wait_for_checkpoint(mount: Mount) -> None:
-    wait_until(lambda: "wqfs-checkpoint" in names_below(mount.process.pid), "a checkpoint")
-
-
-def kill(mount: Mount) -> None:
+def succeed(mount: Mount) -> None:
     """Kill the daemon, and wait for its successor."""
-    wait_until(lambda: daemon_of(mount.process.pid), "a daemon")
-    pid = daemon_of(mount.process.pid)
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: daemon_of(mount.process.pid) not in (0, pid), "a successor")
+    wait_for_successor(mount.process.pid, kill(mount))
 
 
 def test_waiting_calls_end_with_an_error_and_everything_else_goes_on(mount: Mount) -> None:
@@ -61,7 +54,7 @@ def test_waiting_calls_end_with_an_error_and_everything_else_goes_on(mount: Moun
         mount.wait_for_readers(folder)
         call = Call(os.read, events, 4096)
         wait_until(lambda: "wqfs_waiting_readers 2" in (mount.path / "metrics").read_text(), "both to wait")
-        kill(mount)
+        succeed(mount)
         assert cat.wait(LIMIT) == 1
         with refused(errno.ECONNABORTED):
             call.result()
@@ -78,7 +71,7 @@ def test_poller_wakes_after(mount: Mount) -> None:
         poll.register(fd, select.POLLIN)
         polls = Call(poll.poll, LIMIT * 1000)
         mount.wait_for_pollers(folder)
-        kill(mount)
+        succeed(mount)
         deliver(mount, record(1))
         assert polls.result() == [(fd, select.POLLIN)]
         assert numbers(os.read(fd, 4096)) == [1]
@@ -86,7 +79,7 @@ def test_poller_wakes_after(mount: Mount) -> None:
 
 def test_who_waits_after_is_answered_and_interrupted_as_ever(mount: Mount) -> None:
     folder = mount.watch()
-    kill(mount)
+    succeed(mount)
     with running("cat", folder / "queue") as cat:
         mount.wait_for_readers(folder)
         cat.send_signal(signal.SIGINT)
@@ -100,14 +93,14 @@ def test_who_waits_after_is_answered_and_interrupted_as_ever(mount: Mount) -> No
 
 def test_nobody_but_the_daemon_has_what_it_reads_on(mount: Mount) -> None:
     """A copy elsewhere would keep the requests of a dead daemon."""
-    kill(mount)
+    succeed(mount)
     mount.watch()  # is answered by the successor
-    wait_for_checkpoint(mount)
+    wait_for_checkpoint(mount.process.pid)
 
     def devices(pid: int) -> int:
         return [os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()].count("/dev/fuse")
 
-    daemon = daemon_of(mount.process.pid)
+    daemon = mount.daemon
     (checkpoint,) = (
         pid
         for pid in map(int, Path(f"/proc/{daemon}/task/{daemon}/children").read_text().split())
@@ -141,7 +134,7 @@ def test_killed_at_random_no_record_comes_twice_and_those_of_ended_calls_alone_a
     def kill_often() -> None:
         for _ in range(12):
             time.sleep(0.15)
-            kill(mount)
+            succeed(mount)
 
     reader = threading.Thread(target=read)
     reader.start()
@@ -173,7 +166,7 @@ def test_close_that_the_daemon_had_read_is_not_forgotten(mount: Mount, tmp_path:
         pytest.skip("strace is missing (Debian package strace)")
     folder = mount.watch()
     fd = os.open(folder / "queue", os.O_RDWR)
-    daemon = daemon_of(mount.process.pid)
+    daemon = mount.daemon
     calls = tmp_path / "calls"
     calls.touch()
     hold = "inject=read:delay_exit=2000000"
@@ -182,13 +175,13 @@ def test_close_that_the_daemon_had_read_is_not_forgotten(mount: Mount, tmp_path:
         os.close(fd)
         wait_until(lambda: "read(" in calls.read_text(), "the daemon to read")
         time.sleep(0.1)
-        kill(mount)
+        succeed(mount)
     assert mount.status(folder)["readers"] == 0
     assert metric(mount, "handles") == 1  # that of metrics
 
 
 def test_it_ends_as_without(mount: Mount) -> None:
-    kill(mount)
+    succeed(mount)
     subprocess.run(["fusermount3", "-u", mount.path], check=True, timeout=LIMIT)
     assert mount.process.wait(LIMIT) == 0
     assert names_below(mount.process.pid) == []

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.booted import Machine
-from tests.t3_survive import pytestmark as needs_resend
+from tests.daemons import needs_resend
 from tests.t5_booted_hardening import serve_as_user
 from tests.t5_booted_service import UNITS, daemon_of, wait_for_reader
 from tests.tools import wait_until

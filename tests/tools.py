@@ -85,7 +85,7 @@ class Mount:
         checkpoint is made, none is to be seen."""
         if "nosurvive" in self._options.split(","):
             return self.process.pid
-        end = time.monotonic() + 1
+        end = time.monotonic() + 3
         while not (pid := daemon_of(self.process.pid)) and time.monotonic() < end:
             time.sleep(0.001)
         return pid or self.process.pid

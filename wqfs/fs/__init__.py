@@ -24,7 +24,10 @@ privileges, keeper   becoming a service user for good, and the process that stay
 handover    a mount that goes over a socket to another process, which serves it
 options     the mount command's arguments
 session     one mount being served: its tasks, and the ways in which it ends
-recorder, journal, checkpoint, supervisor   what lets the daemon die: see docs/how-to/survive.md
+recorder    notes what comes in before anybody is answered; entries: in which form; journal: in which memory
+checkpoint  the process that takes over when the daemon dies; succession: when a new one is made
+taking_over, replay, answers   what that does first: all that was noted since, once more, with nobody answered twice
+supervisor  who holds /dev/fuse all the while; for all of these see docs/how-to/survive.md
 state       all of a mount as bytes, and back in another process
 store, resuming   a mount that is left to the service manager, and the process that goes on with it
 supervision, watchdog   what a service manager is told: ready, alive, stopping; and the looks that show it

@@ -120,6 +120,10 @@ class Channel:
         self._waits_for, self.waiting = {}, {}
         self.servers = self._serving()
 
+    def speak_to(self, send: Callable[[bytes], object], show: Callable[[bytes], object]) -> None:
+        """As `send` and `show` of a new one."""
+        self._send, self._show = send, show
+
     def use_clock(self, clock: Callable[[], float] | None) -> None:
         """As `clock` of a new one."""
         self._clock = clock

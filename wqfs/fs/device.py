@@ -24,7 +24,6 @@ import socket
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -37,6 +36,7 @@ from wqfs.fs.channel_limits import BUFFER_SIZE
 from wqfs.fs.checkpoint import Checkpoints, TakeOver
 from wqfs.fs.process import open_descriptors
 from wqfs.fs.recorder import Recorder
+from wqfs.fs.succession import Succession
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +47,6 @@ _GONE: Final = (errno.ENODEV, errno.ENOTCONN, errno.ECONNABORTED)
 _VAIN: Final = 4
 """After so many reads in vain in a row the loop waits before it reads, _PATIENCE times."""
 _PATIENCE: Final = 32
-_TRY_AGAIN_S: Final = 1.0
-_LOOK_EVERY: Final = 8
-"""Rounds of the loop between two looks at how much was done since the checkpoint: a look is a system call."""
-_REST_S: Final = 0.25
-"""Seconds without a request after which the daemon is at rest."""
 ENDING_S: Final = 5
 """Seconds that trio's run of a dead daemon may take to end in the process that takes over, before that dies too."""
 
@@ -83,11 +78,7 @@ class Device:
         self._recorder = recorder
         self._checkpoints = checkpoints
         self._end_names = end_names
-        self._checkpoint_due = self._clone_due = False
-        self._no_clone: OSError | None = None
-        """Why no checkpoint can be taken, where that is for good."""
-        self._try_at = 0.0
-        """Not before that is a checkpoint tried again that could not be taken."""
+        self._clone_due = False
         self._leave: Callable[[], None] | None = None
         """To be called as soon as nothing is between a request and its answer: see `leave`."""
         self._greeting = 0
@@ -97,14 +88,14 @@ class Device:
         self._vain = 0
         self._patience = 0
         self._poll = select.poll()
+        self._succession: Succession | None = None
+        if recorder is not None and checkpoints is not None:
+            self._succession = Succession(recorder, checkpoints, self._poll)
         self._backlog: deque[bytes] = deque()
         self._watched: dict[int, Callable[[], object]] = {}
         self._epoll_fd = -1
         """trio's, while it runs."""
         self._running = False
-        self._rounds = 0
-        self._unseen = False
-        """Whether something was served since the journal has looked how much was done."""
         self._task_ready = False
         self._wake_trio: Callable[[], object]
         self._scope: trio.CancelScope
@@ -187,6 +178,8 @@ class Device:
         self._wake_trio = lambda: token.run_sync_soon(_nothing, idempotent=True)
         with trio.CancelScope() as self._scope:
             self._epoll_fd = epoll_fd
+            if self._succession is not None:
+                self._succession.begin(epoll_fd)
             await tasks()
 
     async def wait_gone(self) -> None:
@@ -225,50 +218,43 @@ class Device:
 
     def _serve_for(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        recorder = self._recorder
+        recorder, succession = self._recorder, self._succession
         self._task_ready = False
         if recorder is not None:
             recorder.names_wait()
             recorder.outside()
-            if self._checkpoint_due and not seconds and not self._try_at:
-                return  # tasks of trio's go on first, and then there is a checkpoint before anything is served
+        if succession is not None and succession.comes_first and not seconds:
+            return  # tasks of trio's go on first, and then there is a checkpoint before anything is served
         while True:
-            if recorder is not None and (self._checkpoint_due or recorder.journal.is_due or self._leave is not None):
-                self._see_to_a_successor(recorder, seconds > 0)
-            may_rest = (
-                recorder is not None
-                and seconds > 0
-                and self._no_clone is None
-                and (self._unseen or recorder.journal.is_worn)
-            )
+            if self._leave is not None:
+                self._leave_if_quiet(all_wait=seconds > 0)
+            may_rest = False
+            if succession is not None:
+                if self._clone_due:
+                    self._clone_for(succession)
+                if succession.is_due:
+                    succession.see_to(all_wait=seconds > 0)
+                may_rest = seconds > 0 and succession.may_come_at_rest
             trio_is_ready = False
             ready = self._poll.poll(self._milliseconds_until(deadline, may_rest=may_rest) if seconds else 0)
-            if ready:
-                self._unseen = True
-            elif may_rest and recorder is not None and time.monotonic() < deadline:
-                self._look(recorder)
-                self._checkpoint_due = self._checkpoint_due or recorder.journal.is_worn
+            if succession is not None:
+                if ready:
+                    succession.serves()
+                elif may_rest and time.monotonic() < deadline:
+                    succession.is_at_rest()
             for fd, events in ready:
                 if fd == self._fd:
                     self._serve_kernel()
                 elif fd == self._epoll_fd:
                     trio_is_ready = True
-                elif self._checkpoints is not None and fd == self._checkpoints.waiting_fd:
-                    self._forget_checkpoints(self._checkpoints)
-                    self._checkpoints.has_gone()
-                    self._checkpoint_due = True
-                elif self._checkpoints is not None and fd == self._checkpoints.leaving_fd:
-                    self._poll.unregister(fd)
-                    self._checkpoints.reap()
                 elif fd in self._watched:
                     self._watched[fd]()
-                else:
+                elif succession is None or not succession.sees_end(fd):
                     self._serve_names(events)
                 if recorder is not None:
                     recorder.outside()
-            self._rounds += 1
-            if recorder is not None and not self._rounds % _LOOK_EVERY:
-                self._look(recorder)
+            if succession is not None:
+                succession.has_served()
             if not seconds or trio_is_ready or self._task_ready or time.monotonic() >= deadline:
                 if recorder is not None:
                     recorder.names_go_on()
@@ -277,33 +263,10 @@ class Device:
                     self._wake_trio()
                 return
 
-    def _look(self, recorder: Recorder) -> None:
-        recorder.journal.look()
-        self._unseen = False
-
-    def _see_to_a_successor(self, recorder: Recorder, all_wait: bool) -> None:
-        """What is due, before anything else is served. all_wait: no task of trio's can go on; one that could would go
-        on in the process that takes over as well."""
-        if self._leave is not None and all_wait and recorder.is_quiet and not self._greeting:
-            leave, self._leave = self._leave, None
-            leave()
-            self._poll.register(self._fd, select.POLLIN)  # it has refused
-        if self._clone_due:
-            self._clone_due = False
-            try:
-                self.read_on_clone()
-            except OSError as error:  # later is too late: requests may wait for their answers on this one
-                self._no_clone = error
-        may_try = recorder.journal.is_full or time.monotonic() >= self._try_at
-        if all_wait and recorder.may_fork and may_try and (self._checkpoint_due or recorder.journal.is_due):
-            self._take_checkpoint()
-
     def _milliseconds_until(self, deadline: float, *, may_rest: bool) -> float:
         now = time.monotonic()
-        if self._checkpoint_due:
-            deadline = min(deadline, self._try_at)
-        elif may_rest:
-            deadline = min(deadline, now + _REST_S)
+        if self._succession is not None:
+            deadline = self._succession.next_at(now, deadline, at_rest=may_rest)
         return max(0.0, deadline - now) * 1000
 
     def _serve_kernel(self) -> None:
@@ -323,7 +286,7 @@ class Device:
                 if size is None:
                     if self._again and self._recorder is not None:
                         self._again = False  # all that comes again was there at once
-                        self._recorder.nothing_comes_again()
+                        self._recorder.answers.forget()
                     if served <= 1:
                         self._vain += 1
                         if self._vain >= _VAIN:
@@ -418,12 +381,27 @@ class Device:
             self._poll.register(clone_fd, select.POLLIN)
         self._use(clone_fd)
 
+    def _clone_for(self, succession: Succession) -> None:
+        self._clone_due = False
+        try:
+            self.read_on_clone()
+        except OSError as error:  # later is too late: requests may wait for their answers on this one
+            succession.never(error)
+
     def leave(self, leave: Callable[[], None]) -> None:
         """Read nothing more, and call `leave` once all that was read is answered, but for who waits. It raises
         LeftInStore, or returns to let all go on."""
         if self._leave is None and not self._gone.is_set():
             self._poll.unregister(self._fd)
             self._leave = leave
+
+    def _leave_if_quiet(self, *, all_wait: bool) -> None:
+        assert self._recorder is not None
+        if all_wait and self._recorder.is_quiet and not self._greeting:
+            leave, self._leave = self._leave, None
+            if leave is not None:
+                leave()
+            self._poll.register(self._fd, select.POLLIN)  # it has refused
 
     @property
     def is_leaving(self) -> bool:
@@ -432,62 +410,14 @@ class Device:
 
     def want_checkpoint(self, *, on_clone: bool = False) -> None:
         """Let a checkpoint be taken before anything else is served; on_clone: and `read_on_clone` before."""
-        self._checkpoint_due = True
+        assert self._succession is not None
+        self._succession.want()
         self._clone_due = on_clone
-
-    def _take_checkpoint(self) -> None:
-        checkpoints = self._checkpoints
-        assert checkpoints is not None
-        self._forget_checkpoints(checkpoints)
-        try:
-            if self._no_clone is not None:
-                raise self._no_clone
-            registered = _registered(self._epoll_fd)
-            checkpoints.take()
-            self._checkpoint_due = False
-            self._try_at = 0.0
-        except OSError as error:
-            self._go_without_checkpoint(error)
-        except TakeOver:
-            # The instance that trio had is that of all processes since the fork, as the last of them left it. It may
-            # list what was closed since, while another checkpoint still had it open.
-            with select.epoll() as ours:
-                for fd, events in registered:
-                    with suppress(OSError):
-                        ours.register(fd, events)
-                os.dup2(ours.fileno(), self._epoll_fd, inheritable=False)
-            raise
-        self._wait_for_checkpoints(checkpoints)
-
-    def _wait_for_checkpoints(self, checkpoints: Checkpoints) -> None:
-        for fd in (checkpoints.waiting_fd, checkpoints.leaving_fd):
-            if fd >= 0:
-                self._poll.register(fd, select.POLLIN)
 
     def end_checkpoints(self) -> None:
         """Let nobody take over from now on: the mount ends."""
-        checkpoints = self._checkpoints
-        assert checkpoints is not None
-        self._forget_checkpoints(checkpoints)
-        checkpoints.end()
-        self._wait_for_checkpoints(checkpoints)
-
-    def _forget_checkpoints(self, checkpoints: Checkpoints) -> None:
-        """No longer wait for the end of any."""
-        for fd in (checkpoints.waiting_fd, checkpoints.leaving_fd):
-            if fd >= 0:
-                self._poll.unregister(fd)
-
-    def _go_without_checkpoint(self, error: OSError) -> None:
-        """Nothing stops because there is no descriptor or no process to be had: it is tried again."""
-        assert self._recorder is not None and self._checkpoints is not None
-        if not self._try_at:
-            then = "tried again while this goes on" if self._no_clone is None else "nobody takes over"
-            log.warning("no successor can be kept (%s): %s", error.strerror, then)
-        self._try_at = time.monotonic() + _TRY_AGAIN_S
-        self._checkpoint_due = self._no_clone is None
-        if self._recorder.journal.is_full:
-            self._checkpoints.go_without()
+        if self._succession is not None:
+            self._succession.end()
 
 
 class _Waiting(trio.abc.Instrument):
@@ -509,13 +439,6 @@ def _epoll_among(descriptors: set[int]) -> int:
     if len(found) != 1:
         raise RuntimeError(f"expected trio to wait with one epoll instance, not {len(found)}")
     return found[0]
-
-
-def _registered(epoll_fd: int) -> list[tuple[int, int]]:
-    """What an epoll instance waits for: descriptors, and the events of each (proc_pid_fdinfo(5))."""
-    with open(f"/proc/self/fdinfo/{epoll_fd}", encoding="ascii") as file:
-        fields = [line.split() for line in file if line.startswith("tfd:")]
-    return [(int(fd), int(events, 16)) for _, fd, _, events, *_ in fields]
 
 
 def _nothing() -> None:

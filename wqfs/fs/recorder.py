@@ -17,32 +17,41 @@ from __future__ import annotations
 
 import errno
 import pickle
-import struct
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from wqfs.abi import fuse
+from wqfs.fs.answers import Answers
 from wqfs.fs.caller import Take
 from wqfs.fs.channel import Channel, Server
+from wqfs.fs.entries import (
+    COLLECT,
+    DROP,
+    END_WAITS,
+    FETCHED,
+    FH,
+    HANG_UP,
+    LET_GO,
+    NAME,
+    REPLY,
+    REQUEST_AND_MORE,
+    TAKE_OVER,
+    Gone,
+    Looks,
+    with_more,
+)  # fmt: skip
 from wqfs.fs.filesystem import Filesystem, Note
 from wqfs.fs.handles.base import Caller
 from wqfs.fs.handles.fetching import Fetch
-from wqfs.fs.journal import REQUEST, Entry, Journal
+from wqfs.fs.journal import Journal
 from wqfs.watches import Sink
 
-REQUEST_AND_MORE, NAME, REPLY, COLLECT, END_WAITS, HANG_UP, TAKE_OVER, FETCHED, LET_GO, DROP = range(REQUEST + 1, 11)
 _RESEND: Final = fuse.FUSE_UNIQUE_RESEND
-_U32 = struct.Struct("=I")
-_FH = struct.Struct("=Q")
 _START = fuse.START.unpack_from
-_OUT_SIZE: Final = fuse.OUT_HEADER.size
 _OUTSIDE, _NOTED = 0, -1
 _NAME_OPCODES: Final = {"mkdir": fuse.MKDIR, "rmdir": fuse.RMDIR, "open": fuse.OPEN, "truncate": fuse.SETATTR}
 _NO_REPLY: Final = (fuse.FORGET, fuse.BATCH_FORGET)
-_ANSWERS: Final = 100_000
-"""Answers of those before that are kept: far more than one entry can have, those to all that wait."""
 
 
 class Clock:
@@ -91,21 +100,18 @@ class Recorder(Note):
         self.poll_handles: dict[int, int] = {}
         """fh -> the kernel's `kh`, of files that were ever polled."""
         self._held: list[bytes] = []
-        self._memory: list[tuple[int, str] | None] = []
-        self._let_go: list[tuple[int, list[Sink]]] = []
+        self._looks: Looks = []
+        self._let_go: Gone = []
         """Of whose events was let go, and is not noted yet."""
-        self._decided: dict[int, list[Sink]] = {}
-        """The same, of what is done again: see Watches.decide."""
         self._fetched = 0
-        self._fetching: dict[int, Take] = {}
-        """What is being read of callers' memory, and who takes it: by the number of the read."""
-        self._replaying = False
+        self.fetching: dict[int, Take] = {}
+        """What is being read of callers' memory, and who takes it: by the number of the look."""
+        self.answers = Answers()
         self._asked: dict[int, bytes] = {}
         """Requests that pyfuse3 has not answered yet, in their order: unique -> head."""
         self._names_work = False
         self._changed_by = 0
         """The request whose change is noted, and whose reply is not yet."""
-        self._answers: dict[int, bytes] = {}
         self._size = _OUTSIDE
         """Of that request, until it is noted; then _NOTED, as for one that need not be. _OUTSIDE of all requests, what
         is said waits for who notes why."""
@@ -114,8 +120,8 @@ class Recorder(Note):
     def __getstate__(self) -> dict[str, object]:
         """Between two requests, while nothing is asked of pyfuse3. Without what `come_back` makes anew; who waits for a
         look into memory asks again."""
-        made_anew = ("journal", "send", "unsent", "forward", "drain", "real_fetch", "_asked", "_decided", "_fetching",
-                     "_let_go", "_names_work", "_unnoted")  # fmt: skip
+        made_anew = ("journal", "send", "unsent", "forward", "drain", "real_fetch", "fetching", "_asked", "_let_go",
+                     "_names_work", "_unnoted")  # fmt: skip
         return {name: value for name, value in self.__dict__.items() if name not in made_anew}
 
     @property
@@ -126,20 +132,20 @@ class Recorder(Note):
     def come_back(self, journal: Journal) -> None:
         """After the attributes were written down and read back, in another process."""
         self.journal = journal
-        self._asked, self._decided, self._fetching, self._let_go = {}, {}, {}, []
+        self._asked, self.fetching, self._let_go = {}, {}, []
         self._names_work = False
         self._unnoted = self.channel.servers
-        self._go_live()
+        self.stand_between()
         self.filesystem.come_back(self)
 
     def attach(self, channel: Channel) -> None:
         """Note what this channel carries out; its outlets are `answer`, `pass_on` and `show`."""
         self.channel = channel
         self._unnoted = channel.servers
-        self._go_live()
+        self.stand_between()
 
-    def _go_live(self) -> None:
-        """What is carried out from now on is noted."""
+    def stand_between(self) -> None:
+        """What the channel carries out from now on is noted, and what it says leaves by here."""
         around = {
             fuse.READ: self._around_read,
             fuse.WRITE: self._around,
@@ -151,6 +157,12 @@ class Recorder(Note):
         self.channel.servers = {
             opcode: (around[opcode](serve), least) for opcode, (serve, least) in self._unnoted.items()
         }
+        self.channel.speak_to(self.answer, self.show)
+
+    def stand_aside(self, say: Callable[[bytes], object]) -> None:
+        """Until `stand_between`: nothing is noted, and what the channel says goes to `say`."""
+        self.channel.servers = self._unnoted
+        self.channel.speak_to(say, say)
 
     # -- outlets of the channel
 
@@ -159,7 +171,7 @@ class Recorder(Note):
         size = self._size
         if size > 0:  # as `_note` and `_put`, in place: two calls less for each answer
             self._size = _NOTED
-            if self._memory or self._let_go:
+            if self._looks or self._let_go:
                 self._note_with_more(size)
             else:
                 self.journal.note(self.clock.now_ns, size)
@@ -233,8 +245,11 @@ class Recorder(Note):
     def receive_again(self, message: memoryview, size: int) -> None:
         """As Channel.receive, as long as requests can come that came before."""
         _, _, unique = _START(message)
-        if unique < _RESEND or not self._came_again(unique):
+        answer = self.answers.take(unique) if unique >= _RESEND else None
+        if answer is None:
             self.channel.receive(message, size)
+        else:
+            self._put(answer)
 
     # Around what carries out a request. Not all has to be done again: most of what is asked often changes nothing.
     # It may be noted before the last that is done and said for it, if that is before the first that is said: the same
@@ -243,16 +258,15 @@ class Recorder(Note):
     def _note(self, size: int) -> None:
         """Note the request that is carried out."""
         self._size = _NOTED
-        if self._memory or self._let_go:
+        if self._looks or self._let_go:
             self._note_with_more(size)
         else:
             self.journal.note(self.clock.now_ns, size)
 
     def _note_with_more(self, size: int) -> None:
         """The same, with what it needs to be carried out again."""
-        more = pickle.dumps((self._memory, self._let_go))
-        self._memory, self._let_go = [], []
-        payload = _U32.pack(len(more)) + more + self.journal.room[:size]
+        payload = with_more(self._looks, self._let_go, self.journal.room[:size])
+        self._looks, self._let_go = [], []
         self.journal.append(REQUEST_AND_MORE, self.clock.now_ns, payload)
 
     def _around(self, serve: Server) -> Server:
@@ -328,17 +342,13 @@ class Recorder(Note):
         """`real_fetch`, with what it raised noted beside the request that asked, and what it gave when it came."""
         self._fetched += 1
         number = self._fetched
-        if self._replaying:
-            if raised := self._memory.pop(0):
-                raise OSError(*raised)
-        else:
-            try:
-                self.real_fetch(address, caller, lambda answer: self._arrived(number, answer))
-            except OSError as error:
-                self._memory.append((error.errno or errno.EIO, error.strerror or ""))
-                raise
-            self._memory.append(None)
-        self._fetching[number] = take
+        try:
+            self.real_fetch(address, caller, lambda answer: self._arrived(number, answer))
+        except OSError as error:
+            self._looks.append((error.errno or errno.EIO, error.strerror or ""))
+            raise
+        self._looks.append(None)
+        self.fetching[number] = take
 
     def let_go(self, check: int, gone: list[Sink]) -> None:
         """Of events was let go, to be noted with the reason for it; if that is noted already, for itself."""
@@ -357,15 +367,13 @@ class Recorder(Note):
     def _arrived(self, number: int, answer: bytes | OSError) -> None:
         noted = (answer.errno, answer.strerror) if isinstance(answer, OSError) else answer
         self._append(FETCHED, pickle.dumps((number, noted)))
-        self._fetching.pop(number)(answer)
+        self.fetching.pop(number)(answer)
 
     # -- what else happens
 
     def name_changed(self, change: tuple[Any, ...]) -> None:
         """A name made a change: ("mkdir", name, uid, gid), ("rmdir", name), ("open", node, flags, caller),
         ("truncate", node, fh). Called after it was carried out."""
-        if self._replaying:
-            return
         # Replies of names before this one may still be in the socket; then the oldest request is this one.
         self.drain()
         opcode = _NAME_OPCODES[change[0]]
@@ -391,7 +399,7 @@ class Recorder(Note):
 
     def collected(self, due: bool) -> None:
         """The keys' time was looked at; due: and something was to be done."""
-        if due and not self._replaying:
+        if due:
             self._append(COLLECT, b"")
             # Who is woken by that is answered for that, also where somebody has only looked at the keys.
             size, self._size = self._size, _NOTED
@@ -401,79 +409,31 @@ class Recorder(Note):
     def end_waits(self, uniques: Iterable[int], number: int) -> None:
         """End waiting reads with the errno `number`."""
         ended = list(uniques)
-        self._end_waits(ended, number)
-        if not self._replaying:
-            self._append(END_WAITS, pickle.dumps((ended, number)))
-            self._flush()
-
-    def _end_waits(self, uniques: Iterable[int], number: int) -> None:
-        for unique in uniques:
+        for unique in ended:
             self.channel.end_wait(unique, number)
+        self._append(END_WAITS, pickle.dumps((ended, number)))
+        self._flush()
 
     def hung_up(self) -> None:
         """The filesystem has hung up."""
-        if not self._replaying:
-            self._append(HANG_UP, b"")
-            self._flush()
+        self._append(HANG_UP, b"")
+        self._flush()
 
     def flush(self) -> None:
         """Let what the channel has said leave, where nothing has to be noted for it."""
-        if not self._replaying:
-            self._flush()
+        self._flush()
 
-    # -- what was noted, once more
-
-    @contextmanager
-    def doing_again(self) -> Iterator[None]:
-        """Nothing is noted meanwhile, and nothing leaves."""
-        self._replaying = True
-        self.channel.servers = self._unnoted
-        self._held, self._memory = [], []
-        self.filesystem.watches.decide(self._decided)
-        try:
-            yield
-        finally:
-            self.filesystem.watches.decide(None)
-            self._replaying = False
-            self._go_live()
-
-    def do_again(self, entry: Entry) -> list[bytes]:
-        """Carry out what was noted; returns what is said by it."""
-        self._held = []
-        self.clock.now_ns = entry.now_ns
-        self._again(entry)
-        if self.channel.ready:
-            self.channel.wake()
-        return self._held
-
-    def has_died(self, said: Iterable[bytes]) -> None:
-        """A daemon has, having said that last: what may come again has these answers. Those that were known before
-        stay: the kernel may not have asked for them yet. Whoever waits comes again, and until then the kernel takes no
-        answer for them."""
-        for reply in said:
-            unique = fuse.OUT_HEADER.unpack_from(reply)[2]
-            if unique:  # else a notification
-                self._answers[unique] = reply
-        while len(self._answers) > _ANSWERS:
-            del self._answers[next(iter(self._answers))]
-        self._decided.clear()
-        self._fetching.clear()  # who asked waits, and asks again
-        self.channel.forget_waits()
-
-    def refuse(self, unique: int) -> None:
-        """When that request comes again, it is answered with EIO."""
-        unique &= ~_RESEND
-        self._answers[unique] = fuse.OUT_HEADER.pack(_OUT_SIZE, -errno.EIO, unique)
+    # -- a successor
 
     def drop(self, fh: int) -> None:
         """Let go of an open file without what closing it would do, over which daemons die."""
         self.channel.drop(fh)
-        self._append(DROP, _FH.pack(fh))
+        self._append(DROP, FH.pack(fh))
 
     def takes_over(self, unnoted: bytes) -> None:
         """This process is the daemon now, and so is noted, for it may die too. unnoted: what has to be done then that
         nobody has noted."""
-        self._held, self._memory = [], []
+        self._held, self._looks = [], []
         self._asked.clear()
         self._changed_by = 0
         self.channel.forget_asked()
@@ -482,73 +442,8 @@ class Recorder(Note):
         self.journal.empty_room()
         self.journal.at_work = b""
 
-    def _again(self, entry: Entry) -> None:
-        payload = entry.payload
-        if entry.kind == REQUEST_AND_MORE:
-            self._memory, gone = pickle.loads(payload[_U32.size : _more_end(payload)])
-            self._let_go_again(gone)
-        request = request_in(entry)
-        if request:
-            message = memoryview(bytearray(request))
-            _, opcode, _ = _START(message)
-            self.channel.receive(message, len(request))
-            if opcode == fuse.POLL:
-                _, fh, kh, _ = fuse.POLL_IN.unpack_from(message)
-                self.poll_handles[fh] = kh
-            elif opcode == fuse.RELEASE:
-                self.poll_handles.pop(fuse.RELEASE_IN.unpack_from(message)[1], None)
-        elif entry.kind == NAME:
-            self.filesystem.change_name_again(pickle.loads(payload)[1])
-        elif entry.kind == COLLECT:
-            self.filesystem.system.collect(self.filesystem.now_ns())
-        elif entry.kind == END_WAITS:
-            self._end_waits(*pickle.loads(payload))
-        elif entry.kind == HANG_UP:
-            self.filesystem.hang_up()
-        elif entry.kind == DROP:
-            self.channel.drop(*_FH.unpack(payload))
-        elif entry.kind == LET_GO:
-            self._let_go_again(pickle.loads(payload))
-        elif entry.kind == FETCHED:
-            number, noted = pickle.loads(payload)
-            self._fetching.pop(number)(OSError(*noted) if isinstance(noted, tuple) else noted)
-
-    def _let_go_again(self, gone: list[tuple[int, list[Sink]]]) -> None:
-        for check, sinks in gone:
-            if check:
-                self._decided[check] = sinks
-            else:
-                self.filesystem.watches.let_go(sinks)
-
-    def nothing_comes_again(self) -> None:
-        """The answers of daemons before this one are asked for no more: all have been, or ended with who read them."""
-        self._answers.clear()
-
     def wake_pollers(self) -> None:
         """Tell every file that was ever polled to look again: a notification may have been lost."""
         for fh, kh in self.poll_handles.items():
             if fh in self.channel.handles:
                 self._put(fuse.NOTIFY_POLL_OUT.pack(fuse.NOTIFY_POLL_OUT.size, fuse.NOTIFY_POLL, 0, kh))
-
-    def _came_again(self, unique: int) -> bool:
-        """A request that came before; whether it was carried out then, and has its answer now."""
-        before = unique & ~_RESEND
-        for known in (unique, before):
-            answer = self._answers.pop(known, None)
-            if answer is not None:
-                size, error, _ = fuse.OUT_HEADER.unpack_from(answer)
-                self._put(fuse.OUT_HEADER.pack(size, error, unique) + answer[fuse.OUT_HEADER.size :])
-                return True
-        return False
-
-
-def request_in(entry: Entry) -> bytes:
-    """The request that was noted there; b"" where something else was."""
-    if entry.kind == REQUEST:
-        return entry.payload
-    return entry.payload[_more_end(entry.payload) :] if entry.kind == REQUEST_AND_MORE else b""
-
-
-def _more_end(payload: bytes) -> int:
-    """Where the request begins in the payload of REQUEST_AND_MORE."""
-    return _U32.size + int(_U32.unpack_from(payload)[0])

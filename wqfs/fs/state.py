@@ -26,7 +26,7 @@ from typing import Any, Final
 
 from wqfs import __version__
 
-FORMAT: Final = 7
+FORMAT: Final = 8
 """Of what this version writes, and the only one that it reads."""
 _MAGIC: Final = b"wqfs state\0\0"
 HEAD: Final = struct.Struct("<12sIQI28s")

@@ -11,8 +11,10 @@ import logging
 from typing import Final, NamedTuple
 
 from wqfs.abi import fuse
+from wqfs.fs.entries import NAME, REPLY, TAKE_OVER, request_in
 from wqfs.fs.journal import Entry
-from wqfs.fs.recorder import NAME, REPLY, TAKE_OVER, Recorder, request_in
+from wqfs.fs.recorder import Recorder
+from wqfs.fs.replay import replaying
 
 _CLOSE_SIZE = fuse.RELEASE_IN.size
 
@@ -49,23 +51,23 @@ def catch_up(recorder: Recorder, generation: int) -> CaughtUp:
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with recorder.doing_again():
+        with replaying(recorder) as replay:
             for at, entry in enumerate(entries):
                 if entry.kind == TAKE_OVER:
-                    recorder.has_died(_last_said(entries[:at], said))
+                    replay.has_died(_last_said(entries[:at], said))
                     said = []
                 else:
-                    said = recorder.do_again(entry) if at not in left_out else []
+                    said = replay.do(entry) if at not in left_out else []
+            replay.has_died(_last_said(entries, said))
     finally:
         logging.disable(disabled)
-    recorder.has_died(_last_said(entries, said))
     if not _is_open_close(recorder, unnoted):
         unnoted = b""
     length, opcode, unique = fuse.START.unpack_from(blamed)
     uid, _, pid = fuse.CALLER.unpack_from(blamed)
     is_refused = length and journal.died_over(unique & ~fuse.FUSE_UNIQUE_RESEND) >= DEADLY
     if is_refused:
-        recorder.refuse(unique)
+        recorder.answers.refuse(unique)
     recorder.takes_over(unnoted)
     if is_refused and opcode == fuse.RELEASE:
         recorder.drop(fuse.RELEASE_IN.unpack_from(blamed)[1])
@@ -112,7 +114,7 @@ def _is_open_close(recorder: Recorder, message: bytes) -> bool:
 def nothing_is_sent_again(recorder: Recorder, unnoted_close: bytes) -> None:
     """On a kernel that cannot: no answer is asked for again. A close that was read, and not noted, is heard of no more:
     it is done now."""
-    recorder.nothing_comes_again()
+    recorder.answers.forget()
     if unnoted_close:
         room = recorder.journal.room
         room[: len(unnoted_close)] = unnoted_close
