@@ -92,7 +92,9 @@ class Queue:
         self._capacity = 0
         self._default_depth = default_depth
         self._sized = False
-        self._ring: deque[bytes] | tuple[()] = ()
+        # A list, not a deque, whose first record takes half a KiB: what many queues hold is little, and a daemon that
+        # forks has it twice. At most DEPTH_MAX are moved when some are taken.
+        self._ring: list[bytes] | tuple[()] = ()
         # Positions, counted from the first record ever queued, after which records were lost.
         self._marks: deque[int] | tuple[()] = ()
         self._loss_next = False
@@ -177,7 +179,7 @@ class Queue:
     def _make_ring(self, depth: int) -> None:
         self._capacity = -(-depth // DEPTH_UNIT) * DEPTH_UNIT
         if self._ring == ():
-            self._ring = deque()
+            self._ring = []
 
     def hold(self) -> None:
         """One more write side: a directory entry, or a descriptor open for writing."""
@@ -237,44 +239,46 @@ class Queue:
         ring, marks = self._ring, self._marks
         taken: list[bytes] = []
         room = size
+        at = 0  # the record in the ring that comes next
+        needed = 0
         while True:
             if self._loss_next:
                 if room < len(LOSS):
-                    return self._taken_or_too_small(taken, len(LOSS))
+                    needed = len(LOSS)
+                    break
                 taken.append(LOSS)
                 room -= len(LOSS)
                 self._loss_next = False
-            if not ring:
+            if at == len(ring):
                 break
-            record = ring[0]
+            record = ring[at]
             if len(record) > room:
-                return self._taken_or_too_small(taken, len(record))
+                needed = len(record)
+                break
             taken.append(record)
             room -= len(record)
-            self.bytes -= len(record)
-            ring.popleft()
+            at += 1
             if marks and marks[0] == self._delivered:
                 marks.popleft()
                 self._loss_next = True
             self._delivered += 1
-            if not room or not ring:
+            if not room or at == len(ring):
                 break  # a loss record after the last record waits for the next read
-        if taken:
-            if self.settlers and self.drained:
-                self.tell_settlers()
-            return b"".join(taken)
-        return b"" if self.hung_up else None
+        if at:
+            self.bytes -= sum(map(len, ring[:at]))
+            del ring[:at]  # type: ignore[union-attr]  # it is not empty
+        if needed and not taken:
+            raise BufferTooSmall(needed)
+        if not taken:
+            return b"" if self.hung_up else None
+        if self.settlers and self.drained:
+            self.tell_settlers()
+        return b"".join(taken)
 
     def tell_settlers(self) -> None:
         """Let those who wait for the queue to be drained look again."""
         for settler in tuple(self.settlers or ()):
             settler()
-
-    @staticmethod
-    def _taken_or_too_small(taken: list[bytes], needed: int) -> bytes:
-        if not taken:
-            raise BufferTooSmall(needed)
-        return b"".join(taken)
 
     def poll(self) -> int:
         """The events of poll(2) on the read end: POLLIN | POLLRDNORM, POLLHUP."""
