@@ -141,9 +141,13 @@ _OPTIONS: Final = {
     "max_queues": "watches of all users, open root queues among them | ENOSPC",
     "max_memory": "MiB of events and texts kept for those who have not read them "
     "| the largest `log` is cut, the longest `events` loses; a read of another text is ENOMEM",
+    "max_user_memory": "MiB of one user's texts; by default three quarters of half of `max_memory` | ENOMEM",
     "max_mounts": "simulated mounts | ENOSPC",
     "max_keys": "simulated keys of all users | EDQUOT",
+    "max_user_keys": "simulated keys of a user but root, as kernel.keys.maxkeys | EDQUOT",
+    "max_user_key_bytes": "bytes of those keys, as kernel.keys.maxbytes | EDQUOT",
     "max_processes": "simulated processes, their threads among them | ENOMEM",
+    "max_threads": "threads of a simulated process; by default three quarters of `max_processes` | ENOMEM",
     "max_devices": "simulated block devices, from the first time that they are named | ENOSPC",
 }
 
@@ -199,7 +203,8 @@ def _limits() -> str:
     for name, text in _OPTIONS.items():
         what, _, beyond = text.partition(" | ")
         if beyond and name in BOUNDS:
-            rows.append((what, f"{getattr(Options(), name):,}", f"`{name}`", beyond))
+            default = getattr(Options(), name)
+            rows.append((what, "" if default is None else f"{default:,}", f"`{name}`", beyond))
     return table(("what", "limit", "option", "beyond it"), rows)
 
 

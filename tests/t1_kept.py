@@ -107,6 +107,14 @@ def test_texts_of_one_user_leave_some_room_to_others() -> None:
     assert kept.used == 0 and mine.take(75)
 
 
+def test_bound_of_one_user_is_an_option() -> None:
+    kept = Kept(100, 30)
+    mine, theirs = Account(kept, 1), Account(kept, 2)
+    assert mine.take(30) and not mine.take(1) and theirs.take(30) and not theirs.take(1)
+    mine.give_back(10)
+    assert mine.take(10)
+
+
 def test_lines_that_count_together_are_kept_as_texts_are() -> None:
     kept, complaints = Kept(2000), []
     context = LineContext(4096, lambda *_, **more: complaints.append(more), Account(kept, 1))

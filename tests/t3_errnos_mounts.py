@@ -72,6 +72,40 @@ def test_texts_read_in_parts_beyond_max_memory_are_enomem(mount_with: Callable[[
         assert os.read(fds[-1], 100)
 
 
+def test_texts_of_one_user_beyond_max_user_memory_are_enomem(mount_with: Callable[[str], Mount]) -> None:
+    mount = mount_with("max_memory=8,max_user_memory=1")
+    mount.post(*(f"mount -t tmpfs {'s' * 250} /{'m' * 250}{n}" for n in range(100)))
+    size = len((mount.path / "sim/snapshot").read_bytes())
+    with ExitStack() as files:
+        fds = [files.enter_context(opened(mount.path / "sim/snapshot")) for _ in range((1 << 20) // size + 1)]
+        for fd in fds[:-1]:
+            os.read(fd, 100)
+        with refused(errno.ENOMEM):
+            os.read(fds[-1], 100)
+
+
+def test_keys_of_one_user_beyond_max_user_keys_and_max_user_key_bytes_are_edquot(
+    mount_with: Callable[[str], Mount],
+) -> None:
+    mount = mount_with("max_user_keys=5,max_user_key_bytes=300")
+    mount.post("process new sh uid=1000", *(f"as sh key add user {n} v @p" for n in range(4)))
+    with refused(errno.EDQUOT):
+        mount.post("as sh key add user one-more v @p")
+    with refused(errno.EDQUOT):
+        mount.post(f"as sh key add user 1 {'v' * 290} @p")
+    assert " 5/5 " in (mount.path / "sim/key-users").read_text()
+    mount.post("key add user of-root v @s")
+
+
+def test_thread_beyond_max_threads_is_enomem(mount_with: Callable[[str], Mount]) -> None:
+    mount = mount_with("max_threads=2")
+    mount.post("process new sh", "as sh/one key add user a v @t", "as sh/two key add user a v @t")
+    with refused(errno.ENOMEM):
+        mount.post("as sh/three key add user a v @t")
+    assert "the limit max_threads" in (mount.path / "errors").read_text()
+    mount.post("process new other", "as other/one key add user a v @t")
+
+
 def test_watch_beyond_max_queues_is_enospc(mount_with: Callable[[str], Mount]) -> None:
     mount = mount_with("max_queues=2")
     watch = mount.watch()

@@ -24,7 +24,8 @@ def test_help_names_every_option_and_exit_code(word: str) -> None:
         "strict", "enobufs", "depth=N", "events_depth=N", "log_events=N", "max_watches=N", "max_objects=N",
         "max_user_objects=N", "max_all_objects=N",
         "max_waiting=N", "max_user_waiting=N", "max_line=N", "max_handles=N", "max_user_handles=N", "max_queues=N",
-        "max_memory=MIB", "max_mounts=N", "max_keys=N", "user=NAME", "private_mounts",
+        "max_memory=MIB", "max_user_memory=MIB", "max_mounts=N", "max_keys=N", "user=NAME", "private_mounts",
+        "max_user_keys=N", "max_user_key_bytes=N", "max_threads=N",
         "max_processes=N", "max_devices=N", "allow_other", "allow_root", "uid=N", "gid=N", "umask=OCTAL", "ro",
         "fsname=NAME", "-f", "-d",
     ):  # fmt: skip

@@ -49,7 +49,7 @@ class Batch:
 
 
 class Account:
-    """What one user has of a Kept: at most three quarters, so that one alone leaves something to others."""
+    """What one user has of a Kept."""
 
     __slots__ = ("_kept", "_uid")
 
@@ -66,13 +66,15 @@ class Account:
 
 
 class Kept:
-    """limit: bytes; used: of them; checks: how often was checked; on_full: called where more than the limit are used,
-    with that number, or 0 where somebody only looked, and lets go of some."""
+    """limit: bytes; of_one: those of them that one Account may have, None for three quarters, so that one alone leaves
+    something to others; used: how many are; checks: how often was checked; on_full: called where more than the limit
+    are used, with that number, or 0 where somebody only looked, and lets go of some."""
 
-    __slots__ = ("_batch", "_left", "_users", "checks", "limit", "on_full", "used")
+    __slots__ = ("_batch", "_left", "_users", "checks", "limit", "of_one", "on_full", "used")
 
-    def __init__(self, limit: int = 128 << 20) -> None:
+    def __init__(self, limit: int = 128 << 20, of_one: int | None = None) -> None:
         self.limit = limit
+        self.of_one = limit * 3 // 4 if of_one is None else of_one
         self.used = 0
         self.checks = 0
         self.on_full: Callable[[int], object] = _nothing
@@ -108,7 +110,7 @@ class Kept:
     def take(self, size: int, uid: int) -> bool:
         """Count `size` bytes of a user, if they are not too many."""
         of_user = self._users.get(uid, 0) + size
-        if self.used + size > self.limit or of_user > self.limit * 3 // 4:
+        if self.used + size > self.limit or of_user > self.of_one:
             return False
         self.used += size
         if of_user:

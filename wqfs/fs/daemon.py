@@ -74,9 +74,13 @@ options
   max_queues=N    watches and open root queues of all users (default 16384), ENOSPC beyond
   max_memory=MIB  MiB of events and texts kept for readers (default 256): beyond it the largest `log` is
                   cut, the longest `events` loses, and a read of another text is ENOMEM
+  max_user_memory=MIB  MiB of texts of one user (default: three quarters of half of max_memory), ENOMEM beyond
   max_mounts=N    simulated mounts (default 100000), ENOSPC beyond
   max_keys=N      simulated keys of all users (default 100000), EDQUOT beyond
+  max_user_keys=N max_user_key_bytes=N   those of one user but root, as kernel.keys.maxkeys and maxbytes (defaults
+                  200 and 20000), EDQUOT beyond
   max_processes=N simulated processes and threads (default 32768), ENOMEM beyond
+  max_threads=N   threads of one simulated process (default: three quarters of max_processes), ENOMEM beyond
   max_devices=N   simulated block devices (default 16384), ENOSPC beyond
   allow_other     other users may use the mount; for anyone but root it needs user_allow_other in
                   /etc/fuse.conf; allow_root: root may

@@ -121,7 +121,10 @@ class Filesystem:
             limits=SimLimits(
                 mounts=options.max_mounts,
                 keys=options.max_keys,
+                user_keys=options.max_user_keys,
+                user_key_bytes=options.max_user_key_bytes,
                 processes=options.max_processes,
+                threads=options.max_threads,
                 devices=options.max_devices,
                 descriptors=options.max_handles,
             ),
@@ -145,7 +148,8 @@ class Filesystem:
         self._watches_changed_ns = now_ns()
         self._version = 0
         self._changed_ns = self.started_ns = now_ns()
-        self._kept_texts = Kept(options.max_memory << 19)  # the other half
+        of_one = options.max_user_memory
+        self._kept_texts = Kept(options.max_memory << 19, None if of_one is None else of_one << 20)  # the other half
         self._queues = QueueContext(
             too_small=errno.ENOBUFS if options.enobufs else errno.EMSGSIZE,
             fetch=fetch,

@@ -32,8 +32,10 @@ class Options:
     and log_events in events, max_watches a user's watches, max_objects a watch's objects, max_user_objects those
     of all watches of a user, max_all_objects those of all, max_waiting readers that wait, max_user_waiting those of
     one user, max_line bytes of a command, max_handles open files and directories, max_user_handles those of one user,
-    max_queues watches of all users, max_memory MiB of events and texts that are kept for readers; of the simulated
-    system max_mounts, max_keys, max_processes with their threads, max_devices.
+    max_queues watches of all users, max_memory MiB of events and texts that are kept for readers, max_user_memory MiB
+    of the texts of one user, None for three quarters of theirs; of the simulated system max_mounts, max_keys,
+    max_user_keys and max_user_key_bytes those of one user but root, max_processes with their threads, max_threads of
+    one of them, None for three quarters, max_devices.
     """
 
     allow_other: bool = False
@@ -63,9 +65,13 @@ class Options:
     max_user_handles: int = 24576
     max_queues: int = 16384
     max_memory: int = 256
+    max_user_memory: int | None = None
     max_mounts: int = 100_000
     max_keys: int = 100_000
+    max_user_keys: int = 200
+    max_user_key_bytes: int = 20_000
     max_processes: int = 32768
+    max_threads: int | None = None
     max_devices: int = 16384
     kernel: tuple[str, ...] = ()
     """Words for the kernel and fusermount3, such as `nosuid` or `noatime`."""
@@ -94,9 +100,13 @@ BOUNDS: Final = {
     "max_user_handles": (1, 1 << 24),
     "max_queues": (1, 1 << 20),
     "max_memory": (1, 1 << 20),
+    "max_user_memory": (1, 1 << 20),
     "max_mounts": (1, 1 << 20),
     "max_keys": (16, 1 << 24),
+    "max_user_keys": (1, 1 << 24),
+    "max_user_key_bytes": (1, 0x7FFFFFFF),
     "max_processes": (2, 1 << 22),
+    "max_threads": (1, 1 << 22),
     "max_devices": (1, 1 << 20),
 }
 _KERNEL: Final = frozenset(

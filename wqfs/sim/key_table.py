@@ -71,11 +71,12 @@ class KeyTable(KeyStore):
         quota: Quota = Quota(),  # noqa: B008  frozen
         max_keys: int = 1_000_000,
         max_processes: int = 32_768,
+        max_threads: int | None = None,
         seed: int = 0x2A5F31C7,
     ) -> None:
         """As a KeyStore, with root's keyrings, which the kernel makes when it starts."""
         super().__init__(notify, gone, quota=quota, max_keys=max_keys, seed=seed)
-        self.processes = Processes(self._reap_all, limit=max_processes)
+        self.processes = Processes(self._reap_all, limit=max_processes, max_threads=max_threads)
         self.register = self._make_keyring(".user_reg", 0, NO_GID, _REGISTER_PERM)
         self.register.pins = 1
         self.persistent_register: Keyring | None = None

@@ -64,9 +64,11 @@ class Processes:
     let_go(keyrings, now_ns) is told which keyrings lost a hold, after it is gone.
     """
 
-    def __init__(self, let_go: LetGo, *, limit: int = 32_768) -> None:
-        """limit: processes and their further threads, together; one more is ENOMEM, as fork(2) has it."""
+    def __init__(self, let_go: LetGo, *, limit: int = 32_768, max_threads: int | None = None) -> None:
+        """limit: processes and their further threads, together; max_threads: of one process, None for three
+        quarters, which leaves some to others; one more is ENOMEM, as fork(2) has it."""
         self._limit = limit
+        self._max_threads = limit * 3 // 4 if max_threads is None else max_threads
         self._threads = 0
         self.by_name: dict[str, Process] = {}
         self.logins: dict[int, Process] = {}
@@ -114,9 +116,8 @@ class Processes:
         if thread in process.threads:
             return
         self._check_room()
-        most = self._limit * 3 // 4
-        if len(process.threads) >= most:
-            raise Refused(errno.ENOMEM, f"there are {most} threads of {process.name}, of max_processes")
+        if len(process.threads) >= self._max_threads:
+            raise Refused(errno.ENOMEM, f"{process.name} has {self._max_threads} threads, the limit max_threads")
         self._threads += 1
         process.threads[thread] = None
 

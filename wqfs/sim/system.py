@@ -19,7 +19,7 @@ from wqfs.sim.command import Actor
 from wqfs.sim.devices import BlockDevice, Devices
 from wqfs.sim.errors import Refused
 from wqfs.sim.keyring import Keyrings
-from wqfs.sim.keys import Key, Need
+from wqfs.sim.keys import Key, Need, Quota
 from wqfs.sim.language import find, quote, split
 from wqfs.sim.limits import SimLimits
 from wqfs.sim.mount_descriptors import Descriptors
@@ -62,7 +62,12 @@ class System:
         self.descriptors = Descriptors(limits.descriptors)
         self.devices = Devices()
         self.keys: Keyrings = Keyrings(
-            notify=self.notify_key, gone=self._key_gone, max_keys=limits.keys, max_processes=limits.processes
+            notify=self.notify_key,
+            gone=self._key_gone,
+            quota=Quota(maxkeys=limits.user_keys, maxbytes=limits.user_key_bytes),
+            max_keys=limits.keys,
+            max_processes=limits.processes,
+            max_threads=limits.threads,
         )
         self.keys.on_silent = self.changed_silently
         self.started_ns = now_ns
