@@ -30,7 +30,7 @@ test: setup ## every test but the slow ones; ARGS= goes to pytest
 
 # pytest ends with 5 when it found no test.
 test-slow: ## the slow tests: packaging, long runs
-	@WITH_SYSTEMD=1 WITH_CONTAINERS=1 $(SETUP)
+	@WITH_SYSTEMD=1 WITH_CONTAINERS=1 WITH_KERNELS=1 $(SETUP)
 	$(VENV_PYTHON) -m pytest tests -m slow $(ARGS) || [ $$? -eq 5 ]
 
 demo: setup ## mount in a temporary folder, ship some events, read them back

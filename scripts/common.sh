@@ -96,6 +96,11 @@ missing_packages() {
         have newuidmap || echo uidmap
         have debootstrap || echo debootstrap
     fi
+    # What runs tests on another kernel, in software emulation.
+    if [ -n "${WITH_KERNELS:-}" ]; then
+        have qemu-system-x86_64 || echo qemu-system-x86
+        have cpio || echo cpio
+    fi
 }
 
 # install_packages PACKAGE...: with apt-get, as root or through sudo; sudo is used for nothing else.

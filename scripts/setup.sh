@@ -5,6 +5,7 @@
 #   PYTHON=/path/to/python3   the interpreter to use instead of the first fitting one in PATH
 #   WITH_SYSTEMD=1            also what the slow tests check units with
 #   WITH_CONTAINERS=1         also what they run containers with
+#   WITH_KERNELS=1            and other kernels
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/common.sh

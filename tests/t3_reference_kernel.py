@@ -11,30 +11,31 @@ from pathlib import Path
 
 import pytest
 
+from tests.guests import KERNEL, in_guest
 from tests.t3_run_kernel_keys import AS_NOBODY, WATCHED
+from tests.tools import ROOT
 
-TESTS = Path(__file__).resolve().parent
-RECORDED = TESTS / "conformance" / "requests.json"
+RECORDED = ROOT / "tests/conformance/requests.json"
 
 
 @pytest.fixture
-def reference_kernel() -> str:
+def reference_kernel() -> Path:
     """The folder of a kernel that tests/kernel/build_vm.sh built."""
-    folder = os.environ.get("ORACLE_DIR", "")
+    folder = os.environ.get("VM_DIR", "")
     if not folder:
-        pytest.skip("ORACLE_DIR is not set: no reference kernel was built (tests/kernel/README.md)")
-    if not Path(folder, "linux-source-6.12/arch/x86/boot/bzImage").is_file():
+        pytest.skip("VM_DIR is not set: no reference kernel was built (tests/kernel/README.md)")
+    if not Path(folder, "linux-source-6.12/arch/x86/boot/bzImage").is_file() or not Path(folder, "vmlinuz").exists():
         pytest.skip(f"no reference kernel was built in {folder} (tests/kernel/README.md)")
-    return folder
+    return Path(folder)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_key_requests_are_answered_as_recorded(reference_kernel: str, tmp_path: Path) -> None:
+def test_key_requests_are_answered_as_recorded(reference_kernel: Path, tmp_path: Path) -> None:
     answers = tmp_path / "answers.json"
     done = subprocess.run(
-        [TESTS / "kernel" / "run_recorder.sh", RECORDED, answers],
-        env={**os.environ, "ORACLE_DIR": reference_kernel},
+        [KERNEL / "run_recorder.sh", RECORDED, answers],
+        env={**os.environ, "VM_DIR": str(reference_kernel)},
         capture_output=True,
         text=True,
         timeout=350,
@@ -44,23 +45,9 @@ def test_key_requests_are_answered_as_recorded(reference_kernel: str, tmp_path: 
     assert json.loads(answers.read_text()) == json.loads(RECORDED.read_text())
 
 
-def in_guest(reference_kernel: str, folder: Path, command: str) -> subprocess.CompletedProcess[str]:
-    """A command of the shell on the reference kernel, in this tree; what it prints is between two lines."""
-    script = folder / "script"
-    script.write_text(f"echo GUEST-START\ncd {TESTS.parent}\nexport HOME=/tmp\n{command}\necho GUEST-END\n")
-    return subprocess.run(
-        [TESTS / "kernel" / "run_vm.sh", script],
-        env={**os.environ, "ORACLE_DIR": reference_kernel},
-        capture_output=True,
-        text=True,
-        timeout=350,
-        check=False,
-    )
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_events_of_watched_keys_are_those_that_wqfs_run_tells(reference_kernel: str, tmp_path: Path) -> None:
+def test_events_of_watched_keys_are_those_that_wqfs_run_tells(reference_kernel: Path, tmp_path: Path) -> None:
     done = in_guest(reference_kernel, tmp_path, f"{sys.executable} tests/watched_keys.py nobody")
     said = done.stdout.replace("\r", "").partition("GUEST-START\n")[2].partition("GUEST-END")[0]
     assert said == WATCHED + AS_NOBODY, done.stdout + done.stderr
@@ -68,7 +55,7 @@ def test_events_of_watched_keys_are_those_that_wqfs_run_tells(reference_kernel: 
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_client_is_the_same_on_the_kernels_own_pipe(reference_kernel: str, tmp_path: Path) -> None:
+def test_client_is_the_same_on_the_kernels_own_pipe(reference_kernel: Path, tmp_path: Path) -> None:
     # The tests of a mount need /dev/fuse, which this kernel was built without.
     pytest_command = "pytest -q --color=no -p no:cacheprovider tests/t3_client.py -k 'kernel or native'"
     done = in_guest(reference_kernel, tmp_path, f"{sys.executable} -m {pytest_command}")
@@ -95,7 +82,7 @@ echo code $?
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_tail_of_the_kernels_own_pipe(reference_kernel: str, tmp_path: Path) -> None:
+def test_tail_of_the_kernels_own_pipe(reference_kernel: Path, tmp_path: Path) -> None:
     inner = tmp_path / "inner"
     inner.write_text(TAIL.format(python=sys.executable, said=tmp_path / "said"))
     done = in_guest(reference_kernel, tmp_path, f"keyctl session - bash {inner} 2>&1")

@@ -1,4 +1,5 @@
-"""-o clone: the daemon is killed on a kernel that cannot send requests again, or as on one (Device.read_on_clone)."""
+"""The daemon is killed on a kernel that cannot send requests again, or, with -o clone, as on one
+(Device.read_on_clone). t3_older_kernel runs these tests on such a kernel."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemons import kill, wait_for_checkpoint, wait_for_successor
+from tests.daemons import can_ask_again, kill, wait_for_checkpoint, wait_for_successor
 from tests.tools import (
     LIMIT,
     Call,
@@ -35,7 +36,7 @@ from tests.tools import (
 
 @pytest.fixture
 def mount(mount_with: Callable[[str], Mount]) -> Mount:
-    made = mount_with("clone,depth=512")
+    made = mount_with("clone,depth=512" if can_ask_again() else "depth=512")
     wait_for_checkpoint(made.process.pid)
     return made
 

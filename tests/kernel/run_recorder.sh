@@ -1,5 +1,5 @@
 #!/bin/bash
-# Records cases of key requests on the reference kernel: ORACLE_DIR=FOLDER ./run_recorder.sh CASES ANSWERS
+# Records cases of key requests on the reference kernel: VM_DIR=FOLDER ./run_recorder.sh CASES ANSWERS
 # (absolute paths). The kernel starts /sbin/request-key in its own root, which is the initramfs, not in the host's
 # files where the script runs: so a stub there enters them.
 set -euo pipefail
