@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -269,16 +269,21 @@ def test_killed_two_hundred_times_every_event_comes_once(mount_with: Callable[[s
 
 
 @contextmanager
-def killed_at_its_answer(mount: Mount, at: int) -> Iterator[None]:
-    """The daemon's writes are its answers: strace kills it at its `at`-th one, before the kernel has it."""
+def dying_of(mount: Mount, call: str, what: str, at: int) -> Iterator[None]:
+    """Let strace do something to the daemon at its `at`-th system call of that name, of which it dies."""
     if shutil.which("strace") is None:
         pytest.skip("strace is missing (Debian package strace)")
     pid = mount.daemon
-    inject = f"inject=write:signal=SIGKILL:when={at}"
-    with running("strace", "-f", "-qq", "-e", "trace=write", "-e", inject, "-p", str(pid), stderr=subprocess.DEVNULL):
+    inject = f"inject={call}:{what}:when={at}"
+    with running("strace", "-f", "-qq", "-e", f"trace={call}", "-e", inject, "-p", str(pid), stderr=subprocess.DEVNULL):
         wait_for_tracer(pid)
         yield
     assert mount.daemon != pid
+
+
+def killed_at_its_answer(mount: Mount, at: int) -> AbstractContextManager[None]:
+    """The daemon's writes are its answers: it is killed at its `at`-th one, before the kernel has it."""
+    return dying_of(mount, "write", "signal=SIGKILL", at)
 
 
 def kill_who_is_at(mount: Mount, deadly: Call) -> int:
@@ -327,6 +332,20 @@ def test_request_over_which_every_daemon_dies_is_refused_and_the_mount_goes_on(b
     os.close(post)
     deliver(mount, record(1))
     assert waits.result() == record(1)
+
+
+@pytest.mark.parametrize("call", ["poll", "read"])
+def test_fault_of_the_daemons_own_is_said_and_its_successor_goes_on(blamed: Mount, call: str) -> None:
+    folder = blamed.watch()
+    with opened(folder / "queue") as fd:
+        waits = Call(os.read, fd, 4096)
+        blamed.wait_for_readers(folder)
+        with dying_of(blamed, call, "error=EIO", 1):
+            deliver(blamed, record(1))
+        assert waits.result() == record(1)
+    assert "the daemon dies of a fault of its own" in blamed.log()
+    assert "OSError: [Errno 5]" in blamed.log()
+    assert "ended with exit code 2; its successor takes over" in blamed.log()
 
 
 @pytest.mark.parametrize("at", [1, 2, 3, 4, 7])
