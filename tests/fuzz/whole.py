@@ -1,16 +1,21 @@
 """The whole server, pyfuse3 and libfuse with it, between two ends of a socket pair: `python -m tests.fuzz.whole`.
 
-    --seconds S (default 10), --seed N (default 1)
+    --seconds S (default 10), --seed N (default 1), --kill: and the daemon is killed all the while
 
 A child serves one end of a SOCK_SEQPACKET pair as if it were /dev/fuse. What is sent are requests that a kernel could
 send, for libfuse trusts the kernel's lengths; their numbers, names, flags and sizes are anything. Each must be answered
 once, or wait; at the end all that waits is interrupted, and the child must still answer and then end by itself.
+
+With --kill there is a successor each time, which asks for what was not answered, as it asks a kernel
+(FUSE_NOTIFY_RESEND); an answer that comes twice, or never, is a fault as before.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import errno
+import fcntl
 import os
 import random
 import select
@@ -18,7 +23,10 @@ import signal
 import socket
 import struct
 import sys
+import termios
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 from tests.fuzz import requests
@@ -27,11 +35,9 @@ from wqfs.abi import fuse
 from wqfs.abi.errors import ERRNO_NAMES
 from wqfs.fs.channel_limits import MAX_WRITE
 
-_FORGET: Final = 2
-_BATCH_FORGET: Final = 42
 _DESTROY: Final = 38
 _READDIR, _READDIRPLUS = 28, 44
-_NO_REPLY: Final = (_FORGET, _BATCH_FORGET, fuse.INTERRUPT)
+_NO_REPLY: Final = (fuse.FORGET, fuse.BATCH_FORGET, fuse.INTERRUPT, fuse.NOTIFY_REPLY)
 _NAMED: Final = {
     requests.LOOKUP: b"", 6: b"x\0", 8: bytes(16), requests.MKDIR: bytes(8), requests.UNLINK: b"", requests.RMDIR: b"",
     12: struct.pack("=Q", 4), 13: struct.pack("=Q", 33), 22: bytes(8), 24: b"", 35: bytes(16),
@@ -43,27 +49,42 @@ _PLAIN: Final = {
     30: 16, 34: 8, 43: 32, 46: 24,
 }  # fmt: skip
 """Opcodes whose body is a structure, with its size: getattr .. statfs, fsync, flush, access, fallocate, lseek."""
+_LATER: Final = {
+    0: 0, 7: 8, 19: 8, 31: 48, 32: 48, 33: 48, 37: 16, 41: 8, 47: 56, 48: 40, 49: 8, 50: 8, 51: 16, 52: 24, 53: 0,
+    77: 64, 4095: 8, 0x7FFFFFFF: 8, 0xFFFFFFFF: 8,
+}  # fmt: skip
+"""Opcodes of operations that are not there, of other kernels, and of none: locks, bmap, copy_file_range, statx."""
+_RESEND: Final = fuse.FUSE_UNIQUE_RESEND
+_STEPS_A_KILL: Final = 60
+_SET_CHILD_SUBREAPER: Final = 36
 _MAY_BE: Final = DOCUMENTED | {errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF}
 """ENOSYS is how libfuse says of an operation that it is not there; of those that are the channel's it never comes."""
 
 
-def _serve(fd: int) -> None:
+def _serve(fd: int, told_fd: int) -> None:
+    """told_fd: the supervisor's pipe; -1 for no successors."""
     import logging
 
     from wqfs.fs.options import parse_options
     from wqfs.fs.session import serve
+    from wqfs.fs.supervisor import Told
 
     logging.basicConfig(level=logging.ERROR)
     options = parse_options("max_waiting=40,events_depth=16,log_events=40,max_watches=8,max_handles=100")
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-    serve("fuzz", fd, options, [signal.SIGTERM], lambda: None, ours=False)
+    told = Told(told_fd) if told_fd >= 0 else None
+    serve("fuzz", fd, options, [signal.SIGTERM], lambda: None, ours=False, told=told)
 
 
 class Conversation:
-    """The kernel's end."""
+    """The kernel's end. hears: what daemons tell their supervisor; -1 where there are no successors."""
 
-    def __init__(self, end: socket.socket, seed: int) -> None:
+    def __init__(self, end: socket.socket, seed: int, daemon: int, hears: int = -1) -> None:
         self._end = end
+        self.daemon = daemon
+        self._hears = hears
+        self.kills = 0
+        self._unanswered: dict[int, bytes] = {}
         self._dice = random.Random(seed)
         self._handles: dict[int, object] = {}
         self._directories: list[int] = [0]
@@ -88,6 +109,7 @@ class Conversation:
     def _send(self, message: bytes, opcode: int, unique: int) -> None:
         if opcode not in _NO_REPLY:
             self.asked[unique] = opcode
+            self._unanswered[unique] = message
         self._end.send(message)
         self.sent += 1
 
@@ -109,10 +131,42 @@ class Conversation:
             node = self._requests.node(requests.LOOKUP)
             message = fuse.IN_HEADER.pack(40 + len(body), opcode, self._unique, node, 0, 0, 1, 0, 0) + body
             self._send(message, opcode, self._unique)
+        if self._hears >= 0 and self._dice.randrange(_STEPS_A_KILL) == 0:
+            self._kill()
         while self._receive(0.0) is not None:
             pass
         if not self.sent % 6:  # not more answers than the socket holds: a kernel takes them all
             self.call(requests.GETATTR, bytes(16))
+
+    def _kill(self) -> None:
+        """Once the daemon has read all: what it has not read is nobody's yet, with a kernel as here."""
+        end = time.monotonic() + 10.0
+        unread = bytearray(4)
+        while fcntl.ioctl(self._end, termios.TIOCOUTQ, unread) or any(unread):
+            if time.monotonic() > end:
+                raise Broken("the server does not read")
+        os.kill(self.daemon, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            os.waitpid(self.daemon, 0)
+        self.kills += 1
+        before = self.daemon
+        said = b""
+        while self.daemon == before or not said.endswith(b"\n"):
+            if not select.select([self._hears], [], [], 10.0)[0]:
+                raise Broken(f"nobody has taken over after {self.kills} kills")
+            said += os.read(self._hears, 4096)
+            for line in said.splitlines():
+                if line.startswith(b"pid "):
+                    self.daemon = int(line[4:])
+        while (reply := self._receive(10.0)) is not None:
+            _, notification, unique = fuse.OUT_HEADER.unpack_from(reply)
+            if not unique and notification == fuse.NOTIFY_RESEND:
+                break
+        else:
+            raise Broken("a successor did not ask for what was not answered")
+        for unique, message in list(self._unanswered.items()):
+            again = self._unanswered[unique] = message[:8] + struct.pack("=Q", unique | _RESEND) + message[16:]
+            self._end.send(again)
 
     def _name_request(self) -> tuple[int, bytes]:
         dice = self._dice
@@ -127,6 +181,9 @@ class Conversation:
                 "=QQIIQII", dice.choice(self._directories), dice.choice((0, 1, 5, 1 << 40)),
                 dice.choice((0, 1, 512, 4096, 131072)), 0, 0, 0, 0,
             )  # fmt: skip
+        if kind < 0.66:
+            opcode = dice.choice(tuple(_LATER))
+            return opcode, dice.randbytes(_LATER[opcode])
         opcode = dice.choice(tuple(_PLAIN))
         body = bytearray(_PLAIN[opcode])
         if opcode == requests.SETATTR:
@@ -146,6 +203,8 @@ class Conversation:
             raise Broken(f"a reply of {len(reply)} bytes says {size}")
         if not unique:
             return reply
+        unique &= ~_RESEND
+        self._unanswered.pop(unique, None)
         opcode = self.asked.pop(unique, None)
         if opcode is None:
             raise Broken(f"an answer to {unique}, which was answered or never asked")
@@ -168,7 +227,7 @@ class Conversation:
         for unique in list(self.asked):
             if self.asked[unique] not in (fuse.READ, fuse.IOCTL):
                 raise Broken(f"opcode {self.asked[unique]} was not answered")
-            body = struct.pack("=Q", unique)
+            body = self._unanswered[unique][8:16]  # as it was asked last
             self._send(
                 fuse.IN_HEADER.pack(48, fuse.INTERRUPT, unique + 1, 1, 0, 0, 1, 0, 0) + body, fuse.INTERRUPT, unique + 1
             )
@@ -177,8 +236,10 @@ class Conversation:
                 raise Broken(f"{len(self.asked)} calls were not ended by an interrupt")
 
 
-def fuzz(seed: int, seconds: float) -> Conversation:
-    """One conversation with one server. Raises Broken."""
+def fuzz(seed: int, seconds: float, *, kill: bool = False) -> Conversation:
+    """One conversation with one server, and its successors. Raises Broken."""
+    hears, tells = os.pipe() if kill else (-1, -1)
+    ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
     if not pid:
@@ -186,42 +247,54 @@ def fuzz(seed: int, seconds: float) -> Conversation:
         try:
             ours.close()
             theirs.setblocking(False)
-            _serve(theirs.detach())
+            _serve(theirs.detach(), tells)
             code = 0
         finally:
             os._exit(code)
     theirs.close()
     status = None
+    conversation = Conversation(ours, seed, pid, hears)
     try:
-        conversation = Conversation(ours, seed)
-        conversation.call(fuse.INIT, struct.pack("=IIII", 7, 38, 1 << 17, 0xFFFFFF & ~(1 << 30)) + bytes(48))
+        flags, flags2 = 0xFFFFFF & ~(1 << 30), 0
+        if kill:
+            flags, flags2 = flags | 1 << 30, fuse.FUSE_HAS_RESEND
+        conversation.call(fuse.INIT, struct.pack("=IIIII", 7, 38, 1 << 17, flags, flags2) + bytes(44))
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             conversation.step()
         conversation.end()
-        os.kill(pid, signal.SIGTERM)
-        _, status = os.waitpid(pid, 0)
+        os.kill(conversation.daemon, signal.SIGTERM)
+        _, status = os.waitpid(conversation.daemon, 0)
         if status:
             raise Broken(f"seed {seed}: the server ended with {os.waitstatus_to_exitcode(status)}")
         return conversation
     finally:
         ours.close()
         if status is None:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+            _kill_all()
+
+
+def _kill_all() -> None:
+    """The daemon, and the checkpoints of it and of those before."""
+    with suppress(ChildProcessError):
+        while True:
+            for child in map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()):
+                os.kill(child, signal.SIGKILL)
+            os.waitpid(-1, 0)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz.whole", description="Requests for the whole server.")
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--kill", action="store_true")
     given = parser.parse_args()
     try:
-        done = fuzz(given.seed, given.seconds)
+        done = fuzz(given.seed, given.seconds, kill=given.kill)
     except Broken as broken:
         print(broken)
         return 1
-    print(f"{done.sent:,} requests from seed {given.seed}")
+    print(f"{done.sent:,} requests from seed {given.seed}" + (f", {done.kills:,} kills" if given.kill else ""))
     print("answers: " + ", ".join(f"{name} {times:,}" for name, times in sorted(done.answers.items())))
     return 0
 

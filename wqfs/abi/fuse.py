@@ -30,6 +30,7 @@ INIT: Final = 26
 INTERRUPT: Final = 36
 IOCTL: Final = 39
 POLL: Final = 40
+NOTIFY_REPLY: Final = 41
 BATCH_FORGET: Final = 42
 NOTIFY_POLL: Final = 1
 NOTIFY_RESEND: Final = 7

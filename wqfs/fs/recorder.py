@@ -51,7 +51,7 @@ _RESEND: Final = fuse.FUSE_UNIQUE_RESEND
 _START = fuse.START.unpack_from
 _OUTSIDE, _NOTED = 0, -1
 _NAME_OPCODES: Final = {"mkdir": fuse.MKDIR, "rmdir": fuse.RMDIR, "open": fuse.OPEN, "truncate": fuse.SETATTR}
-_NO_REPLY: Final = (fuse.FORGET, fuse.BATCH_FORGET)
+_NO_REPLY: Final = (fuse.FORGET, fuse.BATCH_FORGET, fuse.NOTIFY_REPLY)
 
 
 class Clock:
