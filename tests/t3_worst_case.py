@@ -34,7 +34,5 @@ def test_hostile_user_fills_each_table_to_its_errno_and_another_one_goes_on() ->
     reached = dict(re.findall(r"^(\w+) +(\d+ E[A-Z]+)", done.stdout, re.MULTILINE))
     assert {stage: reached.get(stage) for stage in FULL} == FULL, done.stdout
     assert re.findall(r"^(\S+): a watch and an event", done.stdout, re.MULTILINE) == ["another-user", "root"]
-    assert re.search(r"^left +2 queues, ", done.stdout, re.MULTILINE), (
-        "those of the other two"
-    )
+    assert re.search(r"^left +2 queues, ", done.stdout, re.MULTILINE), "those of the other two"
     assert max(map(int, re.findall(r"peak (\d+)", done.stdout))) < 100, "MiB"
