@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import shutil
@@ -30,6 +31,7 @@ from tests.tools import (
     wait_until,
 )  # fmt: skip
 from wqfs.fs.checkpoint import ATTEMPTS
+from wqfs.fs.mounting import device_at
 
 pytestmark = needs_resend
 
@@ -161,6 +163,29 @@ def test_supervisor_that_gives_up_leaves_alone_what_else_is_mounted_there(tmp_pa
     finally:
         first.close()
     os.close(held)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only umount2(2) asks the stopped server nothing")
+def test_supervisor_that_gives_up_leaves_alone_the_next_mount_there_which_has_its_number(tmp_path: Path) -> None:
+    path = tmp_path / "again"
+    path.mkdir()
+    first = Mount(path, "survive", tmp_path / "first")
+    try:
+        wait_for_checkpoint(first.process.pid)
+        number = device_at(str(path))
+        os.kill(first.daemon, signal.SIGSTOP)  # it does not hear of its end
+        assert ctypes.CDLL(None).umount2(bytes(path), 0) == 0
+        second = Mount(path, "nosurvive", tmp_path / "second")
+        try:
+            assert device_at(str(path)) == number, "the kernel gives the lowest one that is free"
+            for pid in reversed(descendants(first.process.pid)):
+                os.kill(pid, signal.SIGKILL)
+            assert first.process.wait(LIMIT) == 2
+            assert is_mounted(path) and (path / "metrics").read_text()
+        finally:
+            second.close()
+    finally:
+        first.close()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a tmpfs over it")

@@ -12,6 +12,7 @@ import fcntl
 import logging
 import os
 import re
+import select
 import shutil
 import socket
 import stat
@@ -297,6 +298,15 @@ def clone(fuse_fd: int) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def is_connected(fuse_fd: int) -> bool:
+    """Whether the mount of this descriptor is there, if only as what somebody has open: then no other one has its
+    device number. It is not once it was unmounted and closed, or its connection aborted (fuse_dev_poll in
+    fs/fuse/dev.c)."""
+    poll = select.poll()
+    poll.register(fuse_fd, 0)
+    return not poll.poll(0)
 
 
 def try_unmount(mountpoint: str, lazy: bool, device: str = "") -> str:

@@ -63,6 +63,7 @@ class Service:
             supervision.answer_for_children()
             return supervise(
                 self.mountpoint,
+                self.fuse_fd,
                 lambda told: self._be_daemon(told, background=on_started is not None),
                 self.stop_signals,
                 started,

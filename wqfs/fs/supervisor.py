@@ -77,6 +77,7 @@ class Told:
 
 def supervise(
     mountpoint: str,
+    fuse_fd: int,
     daemon: Callable[[Told], int],
     stop_signals: Collection[signal.Signals],
     on_started: Callable[[], object],
@@ -87,9 +88,9 @@ def supervise(
 ) -> int:
     """Run `daemon` in a child process, and those that follow it, until the mount ends; returns the exit code.
 
-    stop_signals: blocked by the caller; they go to the daemon. on_started: called when the first daemon's mount
-    answers; on_ready: when a look through it was answered. try_unmount, device: see mounting.unmount. of_the_daemon:
-    descriptors that this process does not keep.
+    fuse_fd: of the mount; stop_signals: blocked by the caller; they go to the daemon. on_started: called when the
+    first daemon's mount answers; on_ready: when a look through it was answered. try_unmount, device: see
+    mounting.unmount. of_the_daemon: descriptors that this process does not keep.
     """
     ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     signal.pthread_sigmask(signal.SIG_BLOCK, {HAND_OVER})  # as the others, until somebody listens
@@ -106,13 +107,14 @@ def supervise(
             os._exit(code)
     for fd in (tells, *of_the_daemon):
         os.close(fd)
-    return _Supervisor(mountpoint, pid, hears, on_started, on_ready, try_unmount, device).wait(stop_signals)
+    return _Supervisor(mountpoint, fuse_fd, pid, hears, on_started, on_ready, try_unmount, device).wait(stop_signals)
 
 
 class _Supervisor:
     def __init__(
         self,
         mountpoint: str,
+        fuse_fd: int,
         pid: int,
         hears: int,
         on_started: Callable[[], object],
@@ -121,6 +123,7 @@ class _Supervisor:
         device: str,
     ) -> None:
         self._mountpoint = mountpoint
+        self._fuse_fd = fuse_fd
         self._device = device
         self._try_unmount = try_unmount
         self._daemon = pid
@@ -205,8 +208,7 @@ class _Supervisor:
             end = time.monotonic() + _ABORTED_S
             while time.monotonic() < end and os.waitpid(self._daemon, os.WNOHANG)[0] == 0:
                 time.sleep(0.01)
-        self._kill_the_rest()
-        mounting.unmount(self._mountpoint, lazy=True, by=self._try_unmount, device=self._device)
+        self._unmount()
         signal.signal(signal.SIGABRT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGABRT)
 
@@ -286,9 +288,14 @@ class _Supervisor:
         if self._tried:
             why = f"{self._tried} successors in a row died before they served"
         log.error("%s: %s; unmounted, its users find it gone", self._mountpoint, why)
-        self._kill_the_rest()
-        mounting.unmount(self._mountpoint, lazy=True, by=self._try_unmount, device=self._device)
+        self._unmount()
         return 2
+
+    def _unmount(self) -> None:
+        """Once nobody serves it: not where it is gone already, and another mount may have its place and its number."""
+        self._kill_the_rest()
+        if mounting.is_connected(self._fuse_fd):
+            mounting.unmount(self._mountpoint, lazy=True, by=self._try_unmount, device=self._device)
 
 
 def _children_of_ours() -> list[int]:
