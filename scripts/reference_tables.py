@@ -144,7 +144,7 @@ _OPTIONS: Final = {
     "max_user_memory": "MiB of one user's texts; by default three quarters of half of `max_memory` | ENOMEM",
     "max_mounts": "simulated mounts | ENOSPC",
     "max_keys": "simulated keys of all users | EDQUOT",
-    "max_user_keys": "simulated keys of a user but root, as kernel.keys.maxkeys | EDQUOT",
+    "max_user_keys": "simulated keys of a user but root, three keyrings among them, as kernel.keys.maxkeys | EDQUOT",
     "max_user_key_bytes": "bytes of those keys, as kernel.keys.maxbytes | EDQUOT",
     "max_processes": "simulated processes, their threads among them | ENOMEM",
     "max_threads": "threads of a simulated process; by default three quarters of `max_processes` | ENOMEM",

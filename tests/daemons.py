@@ -37,7 +37,9 @@ def wait_for_successor(supervisor: int, dead: int) -> None:
 
 def kill(mount: Mount, number: signal.Signals = signal.SIGKILL) -> int:
     """Kill the daemon; returns its pid."""
+    wait_until(lambda: daemon_of(mount.process.pid), "a daemon")
     pid = mount.daemon
+    assert pid != mount.process.pid
     os.kill(pid, number)
     return pid
 

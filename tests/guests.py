@@ -17,9 +17,6 @@ def in_guest(vm: Path, folder: Path, command: str, limit: float = 350) -> subpro
     script.write_text(f"echo GUEST-START\ncd {ROOT}\nexport HOME=/tmp\n{command}\necho GUEST-END\n")
     return subprocess.run(
         [KERNEL / "run_vm.sh", script],
-        env={**os.environ, "VM_DIR": str(vm), "T": str(int(limit))},
-        capture_output=True,
-        text=True,
-        timeout=limit + 10,
-        check=False,
-    )
+        env={**os.environ, "VM_DIR": str(vm), "T": str(int(limit))},  # its own limit, which ends qemu too
+        capture_output=True, text=True, timeout=limit + 30, check=False,
+    )  # fmt: skip

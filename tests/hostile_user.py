@@ -211,16 +211,14 @@ class Work:
                     os._exit(1)
         os.close(refuse)
         os.set_blocking(refused, False)
-        before, now = -1, 0
-        while before != now:
-            before = now
-            time.sleep(3)
-            now = metric(self._mount, "waiting_readers")
-        try:
-            errnos = os.read(refused, 1 << 20).split()
-        except BlockingIOError:
-            errnos = []
-        return HELPERS * self._threads - len(errnos), " ".join({errno.errorcode[int(number)] for number in errnos})
+        said, waiting = b"", 0
+        end = time.monotonic() + 60.0
+        while waiting + len(said.split()) < HELPERS * self._threads and time.monotonic() < end:
+            time.sleep(0.2)
+            with suppress(BlockingIOError):
+                said += os.read(refused, 1 << 20)
+            waiting = metric(self._mount, "waiting_readers")
+        return waiting, " ".join({errno.errorcode[int(number)] for number in said.split()})
 
     def read_texts(self) -> Reached:
         """The first byte of a large text, by one file after the other."""

@@ -37,10 +37,9 @@ def older_kernel(tmp_path: Path) -> Path:
         text=True,
         check=False,
     )
+    if done.returncode == 77:
+        pytest.skip(done.stdout.strip())
     assert done.returncode == 0, done.stdout + done.stderr
-    (release,) = (folder / "package/lib/modules").iterdir()
-    if tuple(map(int, re.findall(r"\d+", release.name)[:2])) >= (6, 9):
-        pytest.skip(f"Debian's kernel is {release.name}, which can send requests again")
     return folder
 
 

@@ -278,7 +278,7 @@ def dying_of(mount: Mount, call: str, what: str, at: int) -> Iterator[None]:
     with running("strace", "-f", "-qq", "-e", f"trace={call}", "-e", inject, "-p", str(pid), stderr=subprocess.DEVNULL):
         wait_for_tracer(pid)
         yield
-    assert mount.daemon != pid
+    wait_for_successor(mount.process.pid, pid)
 
 
 def killed_at_its_answer(mount: Mount, at: int) -> AbstractContextManager[None]:

@@ -183,13 +183,20 @@ def test_destdir_is_named_nowhere(destdir: Path) -> None:
     assert named == []
 
 
-@pytest.mark.parametrize(("name", "instance"), [("wqfs@.service", "wqfs@mnt-wqfs.service"), ("wqfs.service", "")])
+@pytest.mark.parametrize(
+    ("name", "instance"),
+    [
+        ("wqfs@.service", "wqfs@mnt-wqfs.service"),
+        ("wqfs.service", ""),
+        ("wqfs-left@.service", "wqfs-left@wqfs@mnt-wqfs.service"),
+    ],
+)
 def test_systemd_accepts_the_installed_unit(prefix: Path, name: str, instance: str) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is missing (Debian package systemd)")
     unit = prefix / "lib" / "systemd" / "system" / name
     text = unit.read_text()
-    assert f"ExecStart={prefix}/bin/wqfs " in text
+    assert f"ExecStart={prefix}/{'libexec/wqfs-unit left' if 'left' in name else 'bin/wqfs'} " in text
     assert not re.search(r"@[A-Z]+@", text)
     # It ends with 0 for a directive that it does not know: what counts is that it says nothing.
     done = run_unchecked("systemd-analyze", "verify", "--man=no", str(unit.with_name(instance or name)))

@@ -7,7 +7,9 @@ send, for libfuse trusts the kernel's lengths; their numbers, names, flags and s
 once, or wait; at the end all that waits is interrupted, and the child must still answer and then end by itself.
 
 With --kill there is a successor each time, which asks for what was not answered, as it asks a kernel
-(FUSE_NOTIFY_RESEND); an answer that comes twice, or never, is a fault as before.
+(FUSE_NOTIFY_RESEND); an answer that comes twice, or never, is a fault as before. Just before each kill a record is put
+into a queue that nobody else has; it must be there once after it, also where the answer to that is taken for one that
+had not left.
 """
 
 from __future__ import annotations
@@ -31,8 +33,10 @@ from typing import Final
 
 from tests.fuzz import requests
 from tests.fuzz.channel import DOCUMENTED, Broken
-from wqfs.abi import fuse
+from tests.tools import record
+from wqfs.abi import fuse, ioctls
 from wqfs.abi.errors import ERRNO_NAMES
+from wqfs.fs import nodes
 from wqfs.fs.channel_limits import MAX_WRITE
 
 _DESTROY: Final = 38
@@ -54,6 +58,8 @@ _LATER: Final = {
     77: 64, 4095: 8, 0x7FFFFFFF: 8, 0xFFFFFFFF: 8,
 }  # fmt: skip
 """Opcodes of operations that are not there, of other kernels, and of none: locks, bmap, copy_file_range, statx."""
+_READ: Final = struct.Struct("=QQIIQII")
+_IOCTL: Final = struct.Struct("=QIIQII")
 _RESEND: Final = fuse.FUSE_UNIQUE_RESEND
 _STEPS_A_KILL: Final = 60
 _SET_CHILD_SUBREAPER: Final = 36
@@ -85,6 +91,10 @@ class Conversation:
         self._hears = hears
         self.kills = 0
         self._unanswered: dict[int, bytes] = {}
+        self._queue = 0
+        """A queue of the root's, which no request at random names; and what has to be in it after a kill."""
+        self._dropped: tuple[int, bytes] | None = None
+        """An answer that is taken for one that had not left, and its request: the same has to come again."""
         self._dice = random.Random(seed)
         self._handles: dict[int, object] = {}
         self._directories: list[int] = [0]
@@ -138,13 +148,32 @@ class Conversation:
         if not self.sent % 6:  # not more answers than the socket holds: a kernel takes them all
             self.call(requests.GETATTR, bytes(16))
 
+    def open_queue(self) -> None:
+        """The queue to look into: requests at random name the first handles, and the nodes of the first watches."""
+        for number in range(12):
+            if number:
+                self.call(fuse.RELEASE, struct.pack("=QIIQ", self._queue, 0, 0, 0))
+            reply = self.call(fuse.OPEN, struct.pack("=II", os.O_RDONLY, 0), nodes.ROOT_QUEUE.number)
+            self._queue = struct.unpack_from("=Q", reply, 16)[0]
+            del self._handles[self._queue]
+        self.call(fuse.IOCTL, self._to_deliver(b""))  # from then on it hears of nothing else
+
+    def _to_deliver(self, record_: bytes) -> bytes:
+        body = _IOCTL.pack(self._queue, 0, ioctls.WQFS_IOC_DELIVER, 0, ioctls.DELIVER.size, 0)
+        return body + ioctls.DELIVER.pack(len(record_), record_)
+
     def _kill(self) -> None:
         """Once the daemon has read all: what it has not read is nobody's yet, with a kernel as here."""
+        self._unique += 2
+        number, unique = record(self.kills), self._unique
+        body = self._to_deliver(number)
+        self._send(fuse.IN_HEADER.pack(40 + len(body), fuse.IOCTL, unique, 1, 0, 0, 1, 0, 0) + body, fuse.IOCTL, unique)
         end = time.monotonic() + 10.0
         unread = bytearray(4)
         while fcntl.ioctl(self._end, termios.TIOCOUTQ, unread) or any(unread):
             if time.monotonic() > end:
                 raise Broken("the server does not read")
+        time.sleep(self._dice.choice((0, 0, 0.001, 0.003)))
         os.kill(self.daemon, signal.SIGKILL)
         with suppress(ChildProcessError):
             os.waitpid(self.daemon, 0)
@@ -158,15 +187,24 @@ class Conversation:
             for line in said.splitlines():
                 if line.startswith(b"pid "):
                     self.daemon = int(line[4:])
-        while (reply := self._receive(10.0)) is not None:
-            _, notification, unique = fuse.OUT_HEADER.unpack_from(reply)
-            if not unique and notification == fuse.NOTIFY_RESEND:
-                break
-        else:
-            raise Broken("a successor did not ask for what was not answered")
-        for unique, message in list(self._unanswered.items()):
-            again = self._unanswered[unique] = message[:8] + struct.pack("=Q", unique | _RESEND) + message[16:]
+        replies: list[bytes] = []
+        while not replies or fuse.OUT_HEADER.unpack_from(replies[-1])[1:] != (fuse.NOTIFY_RESEND, 0):
+            if not select.select([self._end], [], [], 10.0)[0]:
+                raise Broken("a successor did not ask for what was not answered")
+            replies.append(self._end.recv(1 << 18))
+        del replies[-1]
+        if replies and fuse.OUT_HEADER.unpack_from(replies[-1])[2] == unique and self._dice.random() < 0.5:
+            self._dropped = unique, replies.pop()
+        for reply in replies:
+            self._answered(reply)
+        for asked, message in list(self._unanswered.items()):
+            again = self._unanswered[asked] = message[:8] + struct.pack("=Q", asked | _RESEND) + message[16:]
             self._end.send(again)
+        found = self.call(fuse.READ, _READ.pack(self._queue, 0, 4096, fuse.FUSE_READ_LOCKOWNER, 0, os.O_NONBLOCK, 0))
+        if found[fuse.OUT_HEADER.size :] != number:
+            raise Broken(f"expected record {self.kills - 1} after the kill, and once, not {found!r}")
+        if self._dropped is not None:
+            raise Broken("what had not left was not said again")
 
     def _name_request(self) -> tuple[int, bytes]:
         dice = self._dice
@@ -195,7 +233,9 @@ class Conversation:
     def _receive(self, seconds: float) -> bytes | None:
         if not select.select([self._end], [], [], seconds)[0]:
             return None
-        reply = self._end.recv(1 << 18)
+        return self._answered(self._end.recv(1 << 18))
+
+    def _answered(self, reply: bytes) -> bytes:
         if not reply:
             raise Broken("the server is gone")
         size, error, unique = fuse.OUT_HEADER.unpack_from(reply)
@@ -204,6 +244,11 @@ class Conversation:
         if not unique:
             return reply
         unique &= ~_RESEND
+        if self._dropped is not None and unique == self._dropped[0]:
+            again = reply[:8] + struct.pack("=Q", unique) + reply[16:]
+            if again != self._dropped[1]:
+                raise Broken(f"said again was {again!r}, not {self._dropped[1]!r}")
+            self._dropped = None
         self._unanswered.pop(unique, None)
         opcode = self.asked.pop(unique, None)
         if opcode is None:
@@ -259,6 +304,7 @@ def fuzz(seed: int, seconds: float, *, kill: bool = False) -> Conversation:
         if kill:
             flags, flags2 = flags | 1 << 30, fuse.FUSE_HAS_RESEND
         conversation.call(fuse.INIT, struct.pack("=IIIII", 7, 38, 1 << 17, flags, flags2) + bytes(44))
+        conversation.open_queue()
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             conversation.step()

@@ -1,7 +1,8 @@
 """When the daemon has a new checkpoint taken, and how it goes on where none is to be had.
 
-One is due when the journal says so, and then nothing is served before; and at rest, where the daemon has changed enough
-since the last one that its memory is worth having only once.
+One is due when the journal says so, and is taken as soon as no task of trio's can go on; a process that has just begun
+has one before it serves anything. And at rest, where the daemon has changed enough since the last one that its memory is
+worth having only once.
 """
 
 from __future__ import annotations
