@@ -48,11 +48,12 @@ def kill_checkpoint(mount: Mount) -> None:
     """Kill who waits to take over, and wait for another one, which is as the daemon is now."""
     wait_for_checkpoint(mount.process.pid)
     found = subprocess.run(["pgrep", "-x", "wqfs-checkpoint"], capture_output=True, text=True, check=True)
-    mine = [
-        pid for pid in found.stdout.split() if str(mount.path).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
-    for pid in mine:
-        os.kill(int(pid), signal.SIGKILL)
+    mine = []
+    for pid in found.stdout.split():
+        with suppress(OSError):  # another one's, which has ended since
+            if str(mount.path).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                mine.append(pid)
+                os.kill(int(pid), signal.SIGKILL)
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in mine), "it to be gone")
     wait_for_checkpoint(mount.process.pid)
 

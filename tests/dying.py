@@ -63,12 +63,21 @@ def metric(mount: Path, name: str) -> int:
     return int(match[1])
 
 
-class Witness:
-    """What one reader saw: numbers that must grow by one, but for where a loss says that some are missing."""
+def _read_now(fd: int) -> bytes:
+    """What is there to read; b"" for nothing."""
+    try:
+        return os.read(fd, 4096)
+    except BlockingIOError:
+        return b""
 
-    def __init__(self, name: str) -> None:
+
+class Witness:
+    """What one reader saw: numbers that must grow by one, but for where a loss says that some are missing (or others
+    are). from_first: whether what it reads has been kept since before anything was posted."""
+
+    def __init__(self, name: str, *, from_first: bool = False) -> None:
         self.name = name
-        self.last: int | None = None
+        self.last: int | None = -1 if from_first else None
         self.seen = self.losses = 0
         self.faults: list[str] = []
         self._after_loss = False
@@ -211,10 +220,12 @@ class Mount:
         epoll.register(fd, select.EPOLLIN | (select.EPOLLET if edge else 0))
         ended = False
         while not ended:
-            epoll.poll(10)
+            woken = epoll.poll(10)
             while True:
                 try:
                     data = os.read(fd, 4096)
+                    if not woken:
+                        witness.fault("a record had come, and epoll did not say so for 10 s")
                 except BlockingIOError:
                     break
                 except OSError as error:
@@ -234,6 +245,9 @@ class Mount:
         try:
             while True:
                 events = dict(poll.poll(10_000)).get(fd, 0)
+                if not events and (late := _read_now(fd)):
+                    witness.fault("a record had come, and poll did not say so for 10 s")
+                    witness.records(late)
                 if events & ~(select.POLLIN | select.POLLHUP):
                     witness.fault(f"poll gave {events:#x}")
                     break
@@ -368,7 +382,7 @@ def main() -> int:
         "events": mount.read_events,
     }
     watches = {name: mount.watch(name) for name in (*reading, "slow")}
-    witnesses = {name: Witness(name) for name in watches}
+    witnesses = {name: Witness(name, from_first=name != "events") for name in watches}
     readers = [
         threading.Thread(target=read, args=(witnesses[name], watches[name]), daemon=True)
         for name, read in reading.items()

@@ -255,6 +255,15 @@ def _(mount: Mount, watch: Path) -> None:
     mount.watch("x" * 256)
 
 
+@provokes("EOPNOTSUPP", "extended attributes, O_TMPFILE")
+def _(mount: Mount, watch: Path) -> None:
+    with refused(errno.EOPNOTSUPP):
+        os.getxattr(mount.path / "post", "user.a")
+    with refused(errno.EOPNOTSUPP):
+        os.open(mount.path / "watches", os.O_WRONLY | os.O_TMPFILE)
+    os.setxattr(mount.path / "post", "user.a", b"b")
+
+
 @provokes("ENODEV", "mmap, shared")
 def _(mount: Mount, watch: Path) -> None:
     with opened(mount.path / "sim/mountinfo") as fd:

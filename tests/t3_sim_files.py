@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import mmap
 import os
 import re
 import select
@@ -160,6 +161,23 @@ def test_metrics_count_events_and_refusals(shared: Mount) -> None:
     with refused(errno.EINVAL):
         shared.post("bogus")
     assert (metric(shared, "events_total"), metric(shared, "refused_total")) == (before[0] + 1, before[1] + 1)
+
+
+@pytest.mark.parametrize("name", ["sim/mountinfo", "sim/snapshot", "sim/keys", "metrics", "errors"])
+def test_text_can_be_mapped_and_sent(shared: Mount, tmp_path: Path, name: str) -> None:
+    """As a plain file: through the page cache, where nothing is taken."""
+    with pytest.raises(OSError):
+        shared.post("nonsense")  # so that `errors` is not empty
+    path = shared.path / name
+    with opened(path) as fd, open(tmp_path / "copy", "w+b") as copy:
+        text = os.pread(fd, 1 << 20, 0)
+        with mmap.mmap(fd, len(text), flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ) as mapped:
+            assert mapped[:20] == text[:20] and len(mapped) == len(text)
+        sent = 0
+        while count := os.sendfile(copy.fileno(), fd, sent, 1 << 20):
+            sent += count
+        copy.seek(0)
+        assert copy.read()[:20] == text[:20] and sent > len(text) // 2
 
 
 def test_status_has_the_promised_lines(shared: Mount, watch: Path) -> None:

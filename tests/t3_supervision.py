@@ -104,6 +104,25 @@ def test_watchdog_is_fed_while_the_mount_answers_and_only_then(tmp_path: Path) -
         assert "Fatal Python error: Aborted" in (tmp_path / "log").read_text()
 
 
+def test_watchdog_is_fed_while_others_are_answered_before_who_looks(tmp_path: Path) -> None:
+    """Who asks very much makes the look wait; that is no hanging server."""
+    usec = str(int(WATCHDOG_S * 1_000_000))
+    with service(tmp_path, str(tmp_path / "notify"), "nosurvive", WATCHDOG_USEC=usec) as (manager, process):
+        manager.wait("WATCHDOG=1")
+        (looks,) = map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
+        os.kill(looks, signal.SIGSTOP)
+        while manager.listen(WATCHDOG_S):
+            pass  # what was under way
+        assert not manager.listen(2 * WATCHDOG_S), "nobody asks anything"
+        before = manager.said.count("WATCHDOG=1")
+        end = time.monotonic() + 3 * WATCHDOG_S
+        while time.monotonic() < end:
+            (tmp_path / "mnt/watches/none").exists()
+            manager.listen(0.05)
+        assert manager.said.count("WATCHDOG=1") >= before + 3
+        os.kill(looks, signal.SIGCONT)
+
+
 def test_who_looks_ends_by_sigterm_though_the_server_was_killed(tmp_path: Path) -> None:
     """A manager sends SIGTERM to all of a service, and waits for all of it."""
     with service(tmp_path, str(tmp_path / "notify"), "nosurvive", WATCHDOG_USEC="600000000") as (manager, process):

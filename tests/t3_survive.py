@@ -47,6 +47,7 @@ from tests.tools import (
     wait_until,
 )  # fmt: skip
 from wqfs.abi import fuse
+from wqfs.fs.session import LARGE
 from wqfs.fs.taking_over import DEADLY
 
 pytestmark = needs_resend
@@ -362,6 +363,43 @@ def test_killed_between_noting_and_answering_loses_nothing(mount: Mount, at: int
         got += numbers(os.read(reader, 4096))
     assert got == [0, 1, 2, 3]
     os.close(reader)
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4])
+@pytest.mark.parametrize("edge", [False, True], ids=["poll", "edge"])
+def test_poller_is_woken_though_its_notification_died(mount: Mount, at: int, edge: bool) -> None:
+    """Nothing else comes that would wake it."""
+    folder = mount.watch()
+    queue, records = folder / "queue", mount.path / "sim/records"
+    with opened(queue, os.O_RDONLY | os.O_NONBLOCK) as fd, opened(records, os.O_WRONLY) as to:
+        if edge:
+            epoll = select.epoll()
+            epoll.register(fd, select.EPOLLIN | select.EPOLLET)
+            waits = Call(epoll.poll, 10.0)
+        else:
+            poll = select.poll()
+            poll.register(fd, select.POLLIN)
+            waits = Call(poll.poll, 10_000)
+        mount.wait_for_pollers(folder)
+        with killed_at_its_answer(mount, at):
+            os.write(to, record(7))
+            for _ in range(4):  # so that there is a fourth answer
+                (folder / "log").stat()
+        assert waits.result() == [(fd, select.POLLIN)]
+        assert numbers(os.read(fd, 4096)) == [7]
+
+
+def test_large_system_is_what_it_was(mount: Mount) -> None:
+    """What its successor looks for of the life before can wait until those who wait are answered."""
+    mount.post("mount -t tmpfs t /big", *(f"mount -t tmpfs t /big/{number}" for number in range(100)))
+    mount.post(*(f"mount --rbind /big /copy{number}" for number in range(110)))
+    before = snapshot(mount)
+    assert len(before["mounts"]) > LARGE  # type: ignore[arg-type]
+    for _ in range(2):
+        kill(mount)
+        assert snapshot(mount) == before
+        time.sleep(1.0)  # at rest
+    mount.post("umount -R /big")
 
 
 @pytest.mark.parametrize("at", [1, 7, 60, 121, 180])

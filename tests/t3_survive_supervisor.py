@@ -22,6 +22,7 @@ from tests.tools import (
     MOUNT_COMMAND,
     Call,
     Mount,
+    children_of,
     deliver,
     is_mounted,
     names_below,
@@ -62,11 +63,7 @@ def test_order_to_stop_is_no_death(mount: Mount) -> None:
 def test_no_checkpoint_is_taken_while_the_mount_ends(
     mount_with: Callable[[str], Mount], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow = tmp_path / "bin/fusermount3"
-    slow.parent.mkdir()
-    slow.write_text(f'#!/bin/sh\n[ "$1" != -u ] || sleep 2\nexec {shutil.which("fusermount3")} "$@"\n')
-    slow.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{slow.parent}:{os.environ['PATH']}")
+    slow_fusermount(tmp_path, monkeypatch)
     mount = mount_with("survive")
     wait_for_checkpoint(mount.process.pid)
     post = os.open(mount.path / "post", os.O_WRONLY)
@@ -81,6 +78,42 @@ def test_no_checkpoint_is_taken_while_the_mount_ends(
     assert written > 3 << 19
     os.close(post)
     assert mount.process.wait(LIMIT) == 0
+
+
+def test_daemon_that_is_killed_while_it_stops_has_let_readers_end_and_that_is_no_failure(
+    mount_with: Callable[[str], Mount], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow_fusermount(tmp_path, monkeypatch)
+    mount = mount_with("survive")
+    wait_for_checkpoint(mount.process.pid)
+    folder = mount.watch()
+    with running("cat", folder / "queue") as cat:
+        mount.wait_for_readers(folder)
+        daemon = mount.daemon
+        mount.process.terminate()
+        assert cat.wait(LIMIT) == 0
+        wait_until(lambda: "wqfs-checkpoint" not in names_below(mount.process.pid), "its dismissal")
+        os.kill(daemon, signal.SIGKILL)
+    assert mount.process.wait(LIMIT) == 0
+    assert "killed while it stopped; unmounted" in mount.log()
+    assert not is_mounted(mount.path)
+
+
+def test_checkpoint_that_was_stopped_takes_over_all_the_same(mount: Mount) -> None:
+    (checkpoint,) = children_of(mount.daemon)
+    os.kill(checkpoint, signal.SIGSTOP)
+    kill(mount)
+    assert mount.watch().is_dir()
+    assert "its successor goes on" in mount.log()
+
+
+def slow_fusermount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let unmounting take two seconds."""
+    slow = tmp_path / "bin/fusermount3"
+    slow.parent.mkdir()
+    slow.write_text(f'#!/bin/sh\n[ "$1" != -u ] || sleep 2\nexec {shutil.which("fusermount3")} "$@"\n')
+    slow.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{slow.parent}:{os.environ['PATH']}")
 
 
 def test_unmounting_ends_all(mount: Mount) -> None:

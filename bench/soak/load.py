@@ -51,7 +51,8 @@ class Load(Mount):
             ("tail", self._read_with_tail),
             ("client", self._read_with_client),
         ]
-        self.witnesses = {name: Witness(name) for name, _ in self._reading}
+        queues = ("blocking", "level", "edge", "poll", "cat")
+        self.witnesses = {name: Witness(name, from_first=name in queues) for name, _ in self._reading}
         self._busy = [
             self.write,
             self.command,

@@ -92,8 +92,16 @@ def _events(seen: Seen) -> Criterion:
 
 def _pause(seen: Seen) -> Criterion:
     longest = max((seconds for _, seconds in seen.latencies), default=0.0)
-    held = None if seen.is_short else longest <= PAUSE_S
-    return Criterion("the longest wait of a record, restarts included", f"{PAUSE_S:g} s", f"{longest:.3f} s", held)
+    if not seen.is_short:
+        must, measured = f"{PAUSE_S:g} s", f"{longest:.3f} s"
+        return Criterion("the longest wait of a record, restarts included", must, measured, longest <= PAUSE_S)
+    at_kills = [
+        max((seconds for begin, seconds in seen.latencies if begin <= kill <= begin + seconds), default=0.0)
+        for kill in seen.kills
+    ]
+    typical = median(at_kills) if at_kills else 0.0
+    must, measured = f"median at most {PAUSE_S:g} s", f"{typical:.3f} s, the longest of all {longest:.3f} s"
+    return Criterion("the wait of a record at a kill", must, measured, typical <= PAUSE_S)
 
 
 def _flat(seen: Seen) -> Criterion:

@@ -166,8 +166,9 @@ class Channel:
         if handle.paged:
             self._read_page(handle, unique, offset, wanted, flags)
             return
-        if not read_flags & _LOCKOWNER or (flags & _O_DIRECT and handle.open_flags & fuse.FOPEN_STREAM):
-            # splice or sendfile, which must take nothing (ABI.md, 3): as on a notification pipe.
+        if (not read_flags & _LOCKOWNER or flags & _O_DIRECT) and handle.open_flags & fuse.FOPEN_STREAM:
+            # splice or sendfile, which must take nothing (ABI.md, 3): as on a notification pipe. A text may be read so,
+            # and mapped.
             self._show_error(unique, errno.EINVAL)
             return
         data = handle.read(offset, wanted, flags)

@@ -96,6 +96,8 @@ class Device:
         self._epoll_fd = -1
         """trio's, while it runs."""
         self._running = False
+        self.answered = 0
+        """Replies of pyfuse3 that were taken."""
         self._task_ready = False
         self._wake_trio: Callable[[], object]
         self._scope: trio.CancelScope
@@ -234,7 +236,7 @@ class Device:
                     self._clone_for(succession)
                 if succession.is_due:
                     succession.see_to(all_wait=seconds > 0)
-                may_rest = seconds > 0 and succession.may_come_at_rest
+                may_rest = seconds > 0 and succession.waits_for_rest
             trio_is_ready = False
             ready = self._poll.poll(self._milliseconds_until(deadline, may_rest=may_rest) if seconds else 0)
             if succession is not None:
@@ -347,6 +349,7 @@ class Device:
             pass
 
     def _answered(self, reply: bytes) -> None:
+        self.answered += 1
         if self._recorder is None:
             self._send(self.channel.answered(reply))
             if self.channel.ready:  # a name operation can make events: a look at sim/keys ends keys
@@ -413,6 +416,11 @@ class Device:
         assert self._succession is not None
         self._succession.want()
         self._clone_due = on_clone
+
+    def once_at_rest(self, task: Callable[[], object]) -> None:
+        """Call that once nothing has been asked for a while."""
+        assert self._succession is not None
+        self._succession.once_at_rest = task
 
     def end_checkpoints(self) -> None:
         """Let nobody take over from now on: the mount ends."""

@@ -432,6 +432,11 @@ class Filesystem:
     # -- looking
 
     @property
+    def objects(self) -> int:
+        """How many mounts, keys and watches there are."""
+        return len(self.system.mounts.by_id) + len(self.system.keys.by_serial) + len(self.watches.by_number)
+
+    @property
     def kept_bytes(self) -> int:
         """Bytes of events and texts that are kept for readers, about."""
         return self.watches.kept.used + self._kept_texts.used

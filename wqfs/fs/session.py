@@ -41,6 +41,9 @@ log = logging.getLogger(__name__)
 
 _UNMOUNTING: Final = 0.05
 """Seconds between a mount's going from the table and the kernel's last word, where nobody has a file open."""
+LARGE: Final = 10_000
+"""Objects of a simulated system, and watches, in which looking for cycles takes so long, 0.1 s, that those who wait for
+a successor are answered first."""
 GRACE: Final = 1.0
 """Seconds that pollers have, after an order to stop, to see POLLHUP, and readers end of file."""
 
@@ -173,8 +176,10 @@ def _live(session: _Session, on_started: Callable[[], object], generation: int) 
         else:
             device.ask_again()
         recorder.wake_pollers()
-        gc.collect()  # the life before is full of cycles, and without this the next one would inherit it
-        return_memory()
+        if filesystem.objects < LARGE:
+            _forget_life_before()
+        else:
+            device.once_at_rest(_forget_life_before)
         device.want_checkpoint()
     if resumed is not None:
         on_started()
@@ -194,6 +199,12 @@ def _live(session: _Session, on_started: Callable[[], object], generation: int) 
             session.checkpoints.end()
         near.close()
         pyfuse3.close(unmount=False)
+
+
+def _forget_life_before() -> None:
+    """It is full of cycles, and without this the next one would inherit it."""
+    gc.collect()
+    return_memory()
 
 
 def _started(session: _Session, on_started: Callable[[], object]) -> None:
@@ -298,7 +309,14 @@ async def _tasks(session: _Session) -> None:
         nursery.start_soon(session.memory.run)
         nursery.start_soon(_collect_when_due, session.filesystem)
         if session.ours and supervision.is_wanted(session.on_ready):
-            nursery.start_soon(watchdog.watch_over, session.mountpoint, session.on_ready, session.privileged.check)
+            device = session.device
+            nursery.start_soon(
+                watchdog.watch_over,
+                session.mountpoint,
+                lambda: device.answered,
+                session.on_ready,
+                session.privileged.check,
+            )
         if session.limit is not None:
             nursery.start_soon(_end_long_waits, session, session.limit)
         await session.device.wait_gone()
@@ -318,9 +336,9 @@ async def _names() -> None:
 async def _stop_on_signal(session: _Session, scope: trio.CancelScope) -> None:
     number = await _stop_signal(session)
     log.info("%s: stopping on %s", session.mountpoint, signal.Signals(number).name)
-    session.device.end_checkpoints()
     supervision.notify("STOPPING=1\nSTATUS=stopping")
-    session.filesystem.hang_up()
+    session.filesystem.hang_up()  # first, so that readers find their end though this dies in the middle of it
+    session.device.end_checkpoints()
     # In a thread: unmounting asks the filesystem, which this one must go on serving.
     for lazy in (False, True) if session.ours and not session.unmounted else ():
         if await trio.to_thread.run_sync(session.unmount, lazy):

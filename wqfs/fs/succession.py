@@ -1,8 +1,8 @@
 """When the daemon has a new checkpoint taken, and how it goes on where none is to be had.
 
 One is due when the journal says so, and is taken as soon as no task of trio's can go on; a process that has just begun
-has one before it serves anything. And at rest, where the daemon has changed enough since the last one that its memory is
-worth having only once.
+has one before it serves anything. And at rest, where the daemon has changed enough since the last one that its memory
+is worth having only once.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import os
 import select
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
@@ -43,6 +44,8 @@ class Succession:
         self._unseen = False
         """Whether something was served since the journal has looked how much was done."""
         self._rounds = 0
+        self.once_at_rest: Callable[[], object] | None = None
+        """What can wait until the daemon is at rest."""
 
     def begin(self, epoll_fd: int) -> None:
         """The loop runs. epoll_fd: trio's instance, which a process that takes over must have for itself."""
@@ -69,9 +72,10 @@ class Succession:
     # -- how much was done
 
     @property
-    def may_come_at_rest(self) -> bool:
-        """Whether one may be due once the daemon is at rest."""
-        return self._impossible is None and (self._unseen or self._journal.is_worn)
+    def waits_for_rest(self) -> bool:
+        """Whether something may be due once the daemon is at rest."""
+        may_be = self._impossible is None and (self._unseen or self._journal.is_worn)
+        return may_be or self.once_at_rest is not None
 
     def next_at(self, now: float, deadline: float, *, at_rest: bool) -> float:
         """The time to wait until, at most `deadline`: when one is tried again, or, with at_rest, the rest begins."""
@@ -85,6 +89,9 @@ class Succession:
 
     def is_at_rest(self) -> None:
         """Nothing was, for _REST_S."""
+        task, self.once_at_rest = self.once_at_rest, None
+        if task is not None:
+            task()
         self._look()
         self._wanted = self._wanted or self._journal.is_worn
 

@@ -264,7 +264,10 @@ class _Supervisor:
         log.warning("%s: the daemon (pid %d) %s; its successor takes over", self._mountpoint, pid, how)
 
     def _has_successor(self, dead: int) -> bool:
-        """Wait until somebody else says that it is the daemon."""
+        """Wait until somebody else says that it is the daemon. A checkpoint may have been stopped."""
+        for pid in _children_of_ours():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
         deadline = time.monotonic() + _SUCCESSOR_S
         poll = select.poll()
         poll.register(self._hears, select.POLLIN)
@@ -287,9 +290,12 @@ class _Supervisor:
     def _give_up(self, why: str) -> int:
         if self._tried:
             why = f"{self._tried} successors in a row died before they served"
-        log.error("%s: %s; unmounted, its users find it gone", self._mountpoint, why)
+        if self._stopping:
+            log.warning("%s: killed while it stopped; unmounted", self._mountpoint)
+        else:
+            log.error("%s: %s; unmounted, its users find it gone", self._mountpoint, why)
         self._unmount()
-        return 2
+        return 0 if self._stopping else 2
 
     def _unmount(self) -> None:
         """Once nobody serves it: not where it is gone already, and another mount may have its place and its number."""

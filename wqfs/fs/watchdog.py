@@ -16,19 +16,35 @@ log = logging.getLogger(__name__)
 
 
 async def watch_over(
-    mountpoint: str, on_ready: Callable[[], object] | None, check: subprocess.Popen[bytes] | None = None
+    mountpoint: str,
+    answered: Callable[[], int],
+    on_ready: Callable[[], object] | None,
+    check: subprocess.Popen[bytes] | None = None,
 ) -> None:
     """Say that the mount is ready once it answers, then feed the watchdog as long as it does.
 
-    on_ready: called when it is ready. check: the child that was started, if it was.
+    answered: how many requests by name were, so far; while that grows the mount answers, if others make a look wait for
+    long. on_ready: called when it is ready. check: the child that was started, if it was.
     """
     interval = watchdog_interval()
     process = start_check(mountpoint) if check is None else check
     ready = False
     assert process.stdout is not None
     answers = trio.lowlevel.FdStream(os.dup(process.stdout.fileno()))
+    before = 0
     try:
-        while await answers.receive_some(64):
+        while True:
+            said: bytes | bytearray | None = None
+            with trio.move_on_after(interval / 3 if interval and ready else math.inf):
+                said = await answers.receive_some(64)
+            if said is None:
+                now = answered()
+                if now != before:
+                    notify("WATCHDOG=1")
+                before = now
+                continue
+            if not said:
+                break
             if not ready:
                 ready = True
                 say_ready(mountpoint, on_ready)
