@@ -13,6 +13,8 @@ MEMORY: Final = 1.01
 """At most so many times the memory of after the warm-up."""
 KIB_A_DEATH: Final = 30
 """What a short run may find more for each death instead: it is too short for 1 %, but not for a leak of 40 kB."""
+POST_S: Final = 0.1
+"""A record begun so soon after a kill waits for the successor too."""
 PAUSE_S: Final = 1.0
 """The longest that anybody may wait for a restart."""
 FLAT: Final = 1.25
@@ -96,7 +98,7 @@ def _pause(seen: Seen) -> Criterion:
         must, measured = f"{PAUSE_S:g} s", f"{longest:.3f} s"
         return Criterion("the longest wait of a record, restarts included", must, measured, longest <= PAUSE_S)
     at_kills = [
-        max((seconds for begin, seconds in seen.latencies if begin <= kill <= begin + seconds), default=0.0)
+        max((took for begin, took in seen.latencies if begin - POST_S <= kill <= begin + took), default=0.0)
         for kill in seen.kills
     ]
     typical = median(at_kills) if at_kills else 0.0
