@@ -9,8 +9,8 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,7 @@ from tests.tools import (
     is_mounted,
     names_below,
     numbers,
+    opened,
     record,
     running,
     wait_until,
@@ -176,49 +177,57 @@ def running_with(argument: str) -> list[str]:
     return found.stdout.split()
 
 
-def test_supervisor_that_gives_up_leaves_alone_what_else_is_mounted_there(tmp_path: Path) -> None:
-    path = tmp_path / "twice"
-    path.mkdir()
-    first = Mount(path, "survive", tmp_path / "first")
+@pytest.fixture
+def first(tmp_path: Path) -> Iterator[Mount]:
+    """A mount whose place another one gets."""
+    (tmp_path / "place").mkdir()
+    made = Mount(tmp_path / "place", "survive", tmp_path / "first")
     try:
-        wait_for_checkpoint(first.process.pid)
-        held = os.open(path / "metrics", os.O_RDONLY)
-        subprocess.run(["fusermount3", "-uz", path], check=True)
-        wait_until(lambda: "detached" in first.log(), "the first to notice")
-        second = Mount(path, "nosurvive", tmp_path / "second")
-        try:
-            for pid in reversed(descendants(first.process.pid)):
-                os.kill(pid, signal.SIGKILL)
-            assert first.process.wait(LIMIT) == 2
-            assert is_mounted(path) and (path / "metrics").read_text()
-        finally:
-            second.close()
+        wait_for_checkpoint(made.process.pid)
+        yield made
     finally:
-        first.close()
-    os.close(held)
+        made.close()
+
+
+def kill_below(supervisor: int) -> bool:
+    """Kill all that there is now; one that was being made meanwhile takes over, until the next time."""
+    for pid in reversed(descendants(supervisor)):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return True
+
+
+@contextmanager
+def left_alone(first: Mount, log: Path) -> Iterator[None]:
+    """Another mount at the place of the first one, whose processes are killed after the block, but for the supervisor:
+    when that gives up, the other one is still there."""
+    second = Mount(first.path, "nosurvive", log)
+    try:
+        yield
+        wait_until(lambda: kill_below(first.process.pid) and first.process.poll() is not None, "the first to give up")
+        assert first.process.returncode == 2
+        assert is_mounted(first.path) and (first.path / "metrics").read_text()
+    finally:
+        second.close()
+
+
+def test_supervisor_that_gives_up_leaves_alone_what_else_is_mounted_there(first: Mount, tmp_path: Path) -> None:
+    with opened(first.path / "metrics"):
+        subprocess.run(["fusermount3", "-uz", first.path], check=True)
+        wait_until(lambda: "detached" in first.log(), "the first to notice")
+        with left_alone(first, tmp_path / "second"):
+            pass
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only umount2(2) asks the stopped server nothing")
-def test_supervisor_that_gives_up_leaves_alone_the_next_mount_there_which_has_its_number(tmp_path: Path) -> None:
-    path = tmp_path / "again"
-    path.mkdir()
-    first = Mount(path, "survive", tmp_path / "first")
-    try:
-        wait_for_checkpoint(first.process.pid)
-        number = device_at(str(path))
-        os.kill(first.daemon, signal.SIGSTOP)  # it does not hear of its end
-        assert ctypes.CDLL(None).umount2(bytes(path), 0) == 0
-        second = Mount(path, "nosurvive", tmp_path / "second")
-        try:
-            assert device_at(str(path)) == number, "the kernel gives the lowest one that is free"
-            for pid in reversed(descendants(first.process.pid)):
-                os.kill(pid, signal.SIGKILL)
-            assert first.process.wait(LIMIT) == 2
-            assert is_mounted(path) and (path / "metrics").read_text()
-        finally:
-            second.close()
-    finally:
-        first.close()
+def test_supervisor_that_gives_up_leaves_alone_the_next_mount_there_which_has_its_number(
+    first: Mount, tmp_path: Path
+) -> None:
+    number = device_at(str(first.path))
+    os.kill(first.daemon, signal.SIGSTOP)  # it does not hear of its end
+    assert ctypes.CDLL(None).umount2(bytes(first.path), 0) == 0
+    with left_alone(first, tmp_path / "second"):
+        assert device_at(str(first.path)) == number, "the kernel gives the lowest one that is free"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a tmpfs over it")
